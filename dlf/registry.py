@@ -87,6 +87,10 @@ class InvalidError(ValueError):
         self.flaws = tuple(flaws)
         super().__init__("; ".join(f"{'.'.join(map(str, flaw.path))}: {flaw.message}" for flaw in self.flaws))
 
+    def below(self, *path: str | int) -> InvalidError:
+        """The same flaws, seen from where `path` leads to this value."""
+        return InvalidError(flaw._replace(path=(*path, *flaw.path)) for flaw in self.flaws)
+
 
 @dataclass(frozen=True)
 class Entry(Generic[F]):

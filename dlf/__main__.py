@@ -1,0 +1,5 @@
+"""`python -m dlf` is `dlf`."""
+
+from dlf.cli import main
+
+main()

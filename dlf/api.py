@@ -1,0 +1,112 @@
+"""The Python API: what the commands do, as functions.
+
+result = dlf.train("mnist", "train.epochs=3")     # a file, a shipped experiment or a mapping, and overrides
+dlf.evaluate(result.run)["accuracy"]              # what `dlf evaluate` prints
+trained = dlf.load(result.run)                    # the network and its preprocessing
+trained.predict(images)                           # probabilities, (samples, classes)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dlf import shipped, yaml12
+from dlf.commands.evaluate import Split, evaluate_run, open_run
+from dlf.commands.summarize import summarize_experiment
+from dlf.commands.train import Display, TrainResult
+from dlf.commands.train import resume as resume_run
+from dlf.commands.train import train as train_experiment
+from dlf.config import Loaded, loads
+from dlf.config import load as load_file
+from dlf.data import Data
+from dlf.engine import Experiment, TrainState, outputs
+from dlf.losses import LOSSES, probabilities
+from dlf.model import Network, Summary
+from dlf.run import Record, RunDirectory
+
+Config = str | Path | Mapping[str, Any]
+
+
+class Silent:
+    """A display that shows nothing."""
+
+    def message(self, text: str) -> None:
+        """Nothing."""
+
+    def start(self, run: RunDirectory, config: Any, experiment: Experiment, state: TrainState) -> None:
+        """Nothing."""
+
+    def step(self, state: TrainState) -> None:
+        """Nothing."""
+
+    def epoch(self, record: Record, best: bool) -> None:
+        """Nothing."""
+
+    def end(self) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's network with its preprocessing: give it samples as the data set holds them (bytes for images).
+
+    `network(x)` is what the loss sees, `predict(x)` what a user wants. `data` holds the parts that it was trained on.
+    """
+
+    network: Network
+    data: Data
+    classes: tuple[str, ...] | None
+    experiment: Experiment
+    loss: str
+
+    def predict(self, x: Tensor) -> Tensor:
+        """(n, classes) probabilities, or (n, targets) values in the data's units; x is (n, *shape), not normalized."""
+        output = outputs(self.network, x)
+        if self.experiment.task == "regression":
+            return self.network.in_units(output)
+        return probabilities(output, LOSSES.get(self.loss).facts["takes"], self.experiment.task)
+
+
+def train(
+    config: Config, *overrides: str, runs: str | Path = "runs", name: str | None = None, display: Display | None = None
+) -> TrainResult:
+    """Train an experiment in a new run directory below `runs`; `overrides` are "key.path=value" as on the command line.
+
+    Raises DlfError (dlf/errors.py) where the command would end with an exit code.
+    """
+    given = [*overrides, *([f"name={name}"] if name else [])]
+    return train_experiment(_load(config, given), runs=Path(runs), display=display or Silent())
+
+
+def resume(run: str, *overrides: str, runs: str | Path = "runs", display: Display | None = None) -> TrainResult:
+    """Go on where a run stopped; `train.epochs=N` extends it."""
+    return resume_run(RunDirectory.find(str(run), Path(runs)), overrides, display=display or Silent())
+
+
+def evaluate(run: str, *, split: Split = "test", checkpoint: str | None = None, runs: str | Path = "runs") -> Record:
+    """What `dlf evaluate RUN --json` prints, as a mapping."""
+    return evaluate_run(RunDirectory.find(str(run), Path(runs)), split=split, which=checkpoint)
+
+
+def load(run: str, *, checkpoint: str | None = None, device: str | None = None, runs: str | Path = "runs") -> Trained:
+    """The network of a run (id, unique prefix, path or `latest`) with the weights of its result, in evaluation mode."""
+    opened = open_run(RunDirectory.find(str(run), Path(runs)), which=checkpoint, device=device)
+    opened.network.eval()
+    assert opened.config.loss is not None
+    return Trained(opened.network, opened.data, opened.data.classes, opened.experiment, opened.config.loss.type)
+
+
+def summarize(config: Config, *overrides: str) -> Summary:
+    """The architecture in numbers."""
+    return summarize_experiment(_load(config, list(overrides)))
+
+
+def _load(config: Config, overrides: list[str]) -> Loaded:
+    if isinstance(config, Mapping):
+        return loads(yaml12.dump(dict(config)), "the mapping", overrides)
+    return load_file(shipped.find(str(config)), overrides)

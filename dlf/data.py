@@ -1,0 +1,273 @@
+"""From a data set to resident tensors: the split, the statistics, the order of the batches.
+
+Everything random here is a function of a seed and a position, never of how often somebody asked. Samples stay as they
+were read (bytes for images) and are normalized batch by batch, on the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dlf.datasets import DATASETS, Array, DataSection, Dataset, DataSpec, Samples, Source
+from dlf.datasets.download import data_root
+from dlf.errors import DataError, DataMissingError
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples of one split on the device: x (n, *shape) as read, y int64 (n,) or float32 (n, targets)."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """x -> (x - mean) / std, shaped so that it broadcasts over a batch; measured on the training part alone."""
+
+    mean: Tensor
+    std: Tensor
+
+
+@dataclass(frozen=True)
+class Data:
+    """One data set, split and resident: what training and evaluation read.
+
+    `inputs` and `targets` are the normalizations of x and, for regression, of y; `constant` names features that never
+    vary. `sha256` is the hash of every sample before the split, `split_sha256` that of the split's indices.
+    """
+
+    name: str
+    train: Part
+    validation: Part
+    test: Part
+    classes: tuple[str, ...] | None
+    features: tuple[str, ...] | None
+    inputs: Normalization
+    targets: Normalization
+    constant: tuple[str, ...]
+    files: Mapping[str, str]
+    sha256: str
+    split_sha256: str
+
+    @property
+    def spec(self) -> DataSpec:
+        """Shape of one sample, classes, number of targets."""
+        targets = 1 if self.classes is not None else self.train.y.shape[1]
+        return DataSpec(tuple(self.train.x.shape[1:]), self.classes, targets)
+
+    def part(self, split: str) -> Part:
+        """The samples of `train`, `val` or `test`."""
+        return {"train": self.train, "val": self.validation, "test": self.test}[split]
+
+
+def known_spec(section: DataSection) -> DataSpec | None:
+    """Shape and classes of a data set where they are known without reading it."""
+    spec = DATASETS.get(section.type).facts.get("spec")
+    return spec(**section.parameters) if callable(spec) else spec
+
+
+def load(
+    section: DataSection,
+    device: torch.device,
+    tell: Callable[[str], None],
+    fell_back: Callable[[str], None] = lambda _: None,
+) -> tuple[Data, DataSection]:
+    """Read, split and measure; also the section that was used, which is `section.fallback` when that had to step in.
+
+    `fell_back` is told why. Raises DataError (missing without a fallback, damaged, too few samples).
+    """
+    try:
+        dataset = read(section, tell)
+    except DataMissingError as error:
+        if not isinstance(section.fallback, DataSection):
+            raise
+        fell_back(str(error))
+        return load(section.fallback, device, tell, fell_back)
+    return prepare(dataset, section, device), section
+
+
+def read(section: DataSection, tell: Callable[[str], None]) -> Dataset:
+    """The data set itself, unsplit."""
+    source = Source(data_root(section.root), download=section.download, tell=tell)
+    dataset: Dataset = DATASETS.build(section, source)
+    return dataset
+
+
+def prepare(dataset: Dataset, section: DataSection, device: torch.device) -> Data:
+    """Split, measure the normalization on the training part, and move everything to the device."""
+    train, validation, test = split(dataset, section)
+    held_out = dataset.test if dataset.test is not None else _take(dataset.train, test)
+    samples = _take(dataset.train, train)
+    inputs, constant = measure_inputs(samples.x, section.normalize, dataset)
+    return Data(
+        name=section.type,
+        train=_resident(samples, device),
+        validation=_resident(_take(dataset.train, validation), device),
+        test=_resident(held_out, device),
+        classes=dataset.classes,
+        features=dataset.features,
+        inputs=_to(inputs, device),
+        targets=_to(measure_targets(samples.y), device),
+        constant=constant,
+        files=dataset.files,
+        sha256=_hash(*_arrays(dataset)),
+        split_sha256=_hash(train, validation, test),
+    )
+
+
+# --- the split ------------------------------------------------------------------------------------------------------
+
+
+def split(dataset: Dataset, section: DataSection) -> tuple[Array, Array, Array]:
+    """Indices into dataset.train of the training, validation and test part, each in rising order.
+
+    Classes keep their shares in every part (stratified) where each has enough samples for that. With an official test
+    set the third part is empty.
+    """
+    n = len(dataset.train)
+    generator = np.random.default_rng([section.split_seed, 0x5B117])
+    pool = np.arange(n)
+    if section.limit is not None and section.limit < n:
+        pool = np.sort(generator.permutation(n)[: section.limit])
+    labels = dataset.train.y if dataset.classes is not None else None
+    test_count = 0 if dataset.test is not None else _count(section.test, len(pool))
+    validation_count = _count(section.validation, len(pool) - test_count)
+    if len(pool) - test_count - validation_count < 1:
+        raise DataError(
+            f"{section.type} has {len(pool)} samples: {test_count} for the test and {validation_count} for validation "
+            "leave none to train on. Lower data.validation or data.test."
+        )
+    test = _draw(pool, labels, test_count, generator)
+    rest = np.setdiff1d(pool, test, assume_unique=True)
+    validation = _draw(rest, labels, validation_count, generator)
+    return np.setdiff1d(rest, validation, assume_unique=True), validation, test
+
+
+def _count(amount: float, n: int) -> int:
+    return amount if isinstance(amount, int) else round(amount * n)
+
+
+def _draw(pool: Array, labels: Array | None, count: int, generator: np.random.Generator) -> Array:
+    """`count` of the indices in `pool`, sorted; the classes in proportion, by largest remainder."""
+    if labels is None:
+        return np.sort(generator.permutation(pool)[:count])
+    classes, sizes = np.unique(labels[pool], return_counts=True)
+    quotas = count * sizes / len(pool)
+    take = np.floor(quotas).astype(int)
+    for index in np.argsort(take - quotas, kind="stable")[: count - take.sum()]:
+        take[index] += 1
+    drawn = [generator.permutation(pool[labels[pool] == c])[:k] for c, k in zip(classes, take, strict=True)]
+    return np.sort(np.concatenate(drawn)) if drawn else pool[:0]
+
+
+def _take(samples: Samples, indices: Array) -> Samples:
+    if len(indices) == len(samples):  # everything, in order: no copy
+        return samples
+    return Samples(samples.x[indices], samples.y[indices])
+
+
+# --- normalization --------------------------------------------------------------------------------------------------
+
+
+def measure_inputs(x: Array, kind: str, dataset: Dataset) -> tuple[Normalization, tuple[str, ...]]:
+    """Mean and standard deviation for x: per channel for images, per column otherwise; and the columns without spread.
+
+    A column that never varies is only shifted (std 1), so it becomes 0 and stays finite. One-hot columns stay 0 and 1.
+    """
+    image = x.dtype == np.uint8 and x.ndim == 4
+    shape = (x.shape[1], 1, 1) if image else x.shape[1:]
+    mean, std = np.zeros(shape, np.float64), np.ones(shape, np.float64)
+    if kind == "unit":
+        std[:] = 255.0 if x.dtype == np.uint8 else 1.0
+    elif kind == "standard":
+        mean, std = _byte_statistics(x) if image else _column_statistics(x)
+    constant = (std == 0).reshape(-1)
+    std = np.where(std == 0, 1.0, std)
+    if dataset.categorical is not None:
+        mean, std = np.where(dataset.categorical, 0.0, mean), np.where(dataset.categorical, 1.0, std)
+        constant &= ~dataset.categorical
+    names = dataset.features or tuple(f"{'channel' if image else 'column'} {i}" for i in range(constant.size))
+    return _normalization(mean, std), tuple(np.array(names, object)[constant])
+
+
+def _byte_statistics(x: Array) -> tuple[Array, Array]:
+    """Exact mean and standard deviation of each channel, from the 256 counts of its byte values."""
+    values = np.arange(256, dtype=np.float64)
+    counts = np.stack([np.bincount(x[:, c].reshape(-1), minlength=256) for c in range(x.shape[1])])  # (channels, 256)
+    mean = counts @ values / counts.sum(1)
+    variance = (counts * (values - mean[:, None]) ** 2).sum(1) / counts.sum(1)
+    return mean[:, None, None], np.sqrt(variance)[:, None, None]
+
+
+def _column_statistics(x: Array) -> tuple[Array, Array]:
+    mean = x.mean(0, dtype=np.float64)
+    std = x.std(0, dtype=np.float64)
+    # what rounding leaves of a constant column is no spread
+    return mean, np.where(std <= 1e-7 * np.abs(mean), 0.0, std)
+
+
+def measure_targets(y: Array) -> Normalization:
+    """Mean and standard deviation of regression targets, so that a loss of 1 is the spread of the data; labels stay."""
+    if y.ndim == 1:
+        return _normalization(np.zeros(1), np.ones(1))
+    std = y.std(0, dtype=np.float64)
+    return _normalization(y.mean(0, dtype=np.float64), np.where(std == 0, 1.0, std))
+
+
+def _normalization(mean: Array, std: Array) -> Normalization:
+    return Normalization(torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(std.astype(np.float32)))
+
+
+# --- batches --------------------------------------------------------------------------------------------------------
+
+
+def order(n: int, seed: int, epoch: int) -> Tensor:
+    """The order in which an epoch (counted from 0) visits n samples: a permutation by (seed, epoch), on the CPU."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(mix(seed, epoch)))
+
+
+def mix(seed: int, position: int) -> int:
+    """A 63-bit seed for one position of a run; the finalizer of splitmix64 (Steele, Lea, Flood 2014)."""
+    z = (seed * 0x9E3779B97F4A7C15 + position * 0xD1B54A32D192ED03 + 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return (z ^ (z >> 31)) >> 1
+
+
+# --- tensors and hashes ---------------------------------------------------------------------------------------------
+
+
+def _resident(samples: Samples, device: torch.device) -> Part:
+    return Part(_tensor(samples.x).to(device), _tensor(samples.y).to(device))
+
+
+def _tensor(array: Array) -> Tensor:
+    """Without a copy where the array may be written to; torch has no read-only tensors."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _to(normalization: Normalization, device: torch.device) -> Normalization:
+    return Normalization(normalization.mean.to(device), normalization.std.to(device))
+
+
+def _arrays(dataset: Dataset) -> list[Array]:
+    parts = [dataset.train] + ([dataset.test] if dataset.test is not None else [])
+    return [array for samples in parts for array in (samples.x, samples.y)]
+
+
+def _hash(*arrays: Array) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -1,0 +1,197 @@
+"""Training and evaluation: what happens in a step, in an epoch, and in what order. Knows no YAML and no terminal.
+
+Everything that decides a step is in TrainState (what changes) and Experiment (what does not). Randomness is a function
+of (seed, epoch) for the order of the samples and of (seed, step) for dropout, so logging, evaluating, saving or
+stopping in between changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlf.data import Data, Part, mix, order
+from dlf.errors import DivergedError
+from dlf.losses import Task, predicted
+from dlf.model import Network
+
+EVALUATION_BATCH = 2048  # large enough to be limited by arithmetic; fixed, so that every evaluation gives equal bits
+
+Record = Mapping[str, Any]
+Metrics = Callable[[Tensor, Tensor], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What stays the same while training: the data, the rules and the numbers that steer them.
+
+    `loss(output, target)` is the mean over a batch. `penalties` add their gradient to `.grad` and return their value,
+    `clips` change gradients, `limits` change weights after the update. `learning_rate_factor(step, history)` scales
+    every group's initial rate. `metrics(output, target)` measures the validation part beyond loss and headline.
+    """
+
+    data: Data
+    task: Task
+    loss: Callable[[Tensor, Tensor], Tensor]
+    learning_rate_factor: Callable[[int, Sequence[Record]], float]
+    seed: int
+    batch_size: int
+    penalties: Sequence[Callable[[], Tensor]] = ()
+    clips: Sequence[Callable[[], None]] = ()
+    limits: Sequence[Callable[[], None]] = ()
+    metrics: Metrics = lambda output, target: {}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Updates in one epoch; the last batch may be smaller."""
+        return -(-len(self.data.train) // self.batch_size)
+
+    @property
+    def headline(self) -> str:
+        """The metric that is measured everywhere: accuracy for classes, mean absolute error for regression."""
+        return "mae" if self.task == "regression" else "accuracy"
+
+
+@dataclass
+class TrainState:
+    """What changes while training: all of it is in a checkpoint.
+
+    `epoch` counts finished epochs, `step` updates since the start; `sums` holds loss, headline metric and penalty of
+    the epoch under way, each summed over its samples, on the device.
+    """
+
+    network: Network
+    optimizer: torch.optim.Optimizer
+    epoch: int = 0
+    step: int = 0
+    sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+    seconds: float = 0.0
+
+
+def fit(
+    state: TrainState,
+    experiment: Experiment,
+    *,
+    epochs: int,
+    history: Sequence[Record],
+    on_step: Callable[[TrainState], None] = lambda state: None,
+) -> Iterator[Record]:
+    """Train up to `epochs` epochs and yield one record for each; goes on where `state` stands.
+
+    `history` holds the records of the finished epochs; the caller adds to it between two epochs. The record's losses
+    and headline of the training part are means over the epoch while the weights changed, with dropout active; those of
+    the validation part are measured after it. Raises DivergedError before a record of a broken epoch is yielded.
+    """
+    while state.epoch < epochs:
+        rate = train_epoch(state, experiment, history, on_step)
+        record = {"epoch": state.epoch, "step": state.step, "lr": rate, **_training_means(state, experiment)}
+        record |= evaluate(state.network, experiment, experiment.data.validation, prefix="val_")
+        record |= {
+            "seconds": round(state.seconds, 4),
+            "samples_per_second": round(len(experiment.data.train) / max(state.seconds, 1e-9)),
+        }
+        state.sums.zero_()
+        state.seconds = 0.0
+        yield record
+
+
+def train_epoch(
+    state: TrainState, experiment: Experiment, history: Sequence[Record], on_step: Callable[[TrainState], None]
+) -> float:
+    """The rest of the epoch under way, all of it at its start; the learning rate of its last step."""
+    train, size = experiment.data.train, experiment.batch_size
+    first = state.step - state.epoch * experiment.steps_per_epoch
+    batches = torch.split(order(len(train), experiment.seed, state.epoch).to(train.x.device), size)
+    rate = float(state.optimizer.param_groups[0]["lr"])
+    state.network.train()
+    started = time.perf_counter()
+    with torch.random.fork_rng([train.x.device] if train.x.is_cuda else []):  # the caller's generators stay theirs
+        for batch in batches[first:]:
+            rate = set_learning_rate(state.optimizer, experiment.learning_rate_factor(state.step, history))
+            torch.manual_seed(mix(experiment.seed, state.step))
+            train_step(state, experiment, train.x[batch], train.y[batch])
+            state.step += 1
+            on_step(state)
+    state.epoch += 1
+    check_finite(state)  # the one synchronization of the epoch
+    state.seconds += time.perf_counter() - started
+    return rate
+
+
+def train_step(state: TrainState, experiment: Experiment, x: Tensor, y: Tensor) -> None:
+    """Forward, loss, backward, penalties, clipping, update, limits; adds to the sums of the epoch without waiting."""
+    output = state.network(x)
+    target = state.network.scaled(y)
+    loss = experiment.loss(output, target)
+    state.optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    penalties = [penalty() for penalty in experiment.penalties]
+    for clip in experiment.clips:
+        clip()
+    state.optimizer.step()
+    for limit in experiment.limits:
+        limit()
+    with torch.no_grad():
+        state.sums[0] += loss * len(x)
+        state.sums[1] += headline(state.network, output, y, experiment.task)
+        for penalty in penalties:
+            state.sums[2] += penalty * len(x)
+
+
+def headline(network: Network, output: Tensor, y: Tensor, task: Task) -> Tensor:
+    """Sum over the batch of what the headline metric averages: hits, or absolute errors in the data's own units."""
+    if task == "regression":
+        return (network.in_units(output) - y).abs().mean(1).sum()
+    return (predicted(output, task) == y).sum()
+
+
+@torch.no_grad()
+def outputs(network: Network, x: Tensor) -> Tensor:
+    """What the network says of samples as they were read, in evaluation mode: (n, units), in large batches."""
+    network.eval()
+    parts = [network(x[start : start + EVALUATION_BATCH]) for start in range(0, len(x), EVALUATION_BATCH)]
+    return torch.cat(parts) if parts else torch.empty(0)
+
+
+@torch.no_grad()
+def evaluate(network: Network, experiment: Experiment, part: Part, prefix: str = "") -> dict[str, Any]:
+    """Loss, headline metric and further metrics on a part; the same numbers for the same weights, whoever asks."""
+    if not len(part):
+        return {}
+    output = outputs(network, part.x)
+    loss = experiment.loss(output, network.scaled(part.y))
+    found = {
+        "loss": loss.item(),
+        experiment.headline: headline(network, output, part.y, experiment.task).item() / len(part),
+        **experiment.metrics(network.in_units(output), part.y),
+    }
+    return {f"{prefix}{name}": value for name, value in found.items()}
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
+    """Scale every group's initial rate; the rate of the first group."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def check_finite(state: TrainState) -> None:
+    """DivergedError when a loss of the epoch or a parameter is no longer a number; names the first such tensor."""
+    broken = [name for name, tensor in state.network.named_parameters() if not torch.isfinite(tensor).all()]
+    if not broken and torch.isfinite(state.sums).all():
+        return
+    what = f"parameter {broken[0]}" if broken else "the training loss"
+    raise DivergedError(
+        f"training diverged in epoch {state.epoch}, by step {state.step}: {what} is not a finite number. "
+        "Lower optimizer.lr, add warm-up (schedule.warmup_epochs) or clip gradients (regularizers: [clip_norm])."
+    )
+
+
+def _training_means(state: TrainState, experiment: Experiment) -> dict[str, float]:
+    loss, hits, penalty = (state.sums.double() / len(experiment.data.train)).tolist()
+    return {"train_loss": loss, f"train_{experiment.headline}": hits, "penalty": penalty}

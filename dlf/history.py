@@ -1,0 +1,53 @@
+"""What the metrics of the past epochs decide: which epoch is best, and whether to stop.
+
+Pure functions of the records that metrics.jsonl holds, so a resumed run decides as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from dlf.schedules import lower_is_better
+
+Record = Mapping[str, Any]
+Mode = Literal["auto", "min", "max"]
+
+
+def best_index(history: Sequence[Record], monitor: str, mode: Mode = "auto", min_delta: float = 0.0) -> int | None:
+    """Index of the last record that was better than all before it by more than `min_delta`; None where none counts.
+
+    A value that is null, as a NaN is in JSON, is never best.
+    """
+    sign = -1.0 if mode == "min" or (mode == "auto" and lower_is_better(monitor)) else 1.0
+    best: int | None = None
+    for index, record in enumerate(history):
+        value = record[monitor]
+        if value is not None and (best is None or sign * (value - history[best][monitor]) > min_delta):
+            best = index
+    return best
+
+
+def is_best(history: Sequence[Record], monitor: str, mode: Mode = "auto") -> bool:
+    """Whether the last epoch is the best so far; the first one is until a value has been measured."""
+    best = best_index(history, monitor, mode)
+    return best == len(history) - 1 or (best is None and len(history) == 1)
+
+
+def should_stop(
+    history: Sequence[Record],
+    *,
+    monitor: str,
+    mode: Mode = "auto",
+    patience: int = 5,
+    min_delta: float = 0.0,
+    start_from_epoch: int = 0,
+) -> bool:
+    """Whether `patience` epochs have passed without an improvement of more than `min_delta`.
+
+    The first `start_from_epoch` epochs are not judged: neither as best nor as waiting.
+    """
+    judged = history[start_from_epoch:]
+    best = best_index(judged, monitor, mode, min_delta)
+    waited = len(judged) if best is None else len(judged) - 1 - best
+    return waited >= patience

@@ -1,0 +1,171 @@
+"""A run directory: the only place that knows the names of its files. No torch here, so that listing runs is quick.
+
+runs/mnist-20261123-101500-3f2a/
+  config.yaml            resolved: every default filled in; `dlf train` on it repeats the run
+  config.source.yaml     as written, with the overrides
+  run.json               status, versions, device, threads, precision, command line, seed, hashes of data and split
+  metrics.jsonl          one object an epoch
+  checkpoints/last/      model.safetensors, optimizer.safetensors, state.json, MANIFEST.json
+  checkpoints/best/      the same, chosen by the monitored metric
+  evaluation-test.json   what `dlf evaluate` found
+  train.log              what was said while training
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from dlf import durable
+from dlf.errors import MachineError, RunError, UsageError
+from dlf.registry import did_you_mean
+
+Status = Literal["running", "completed", "interrupted", "diverged", "failed"]
+Record = Mapping[str, Any]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_RESERVED = {"con", "prn", "aux", "nul", "latest", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+
+def check_name(name: str) -> str:
+    """The name, if it can be part of a folder's name on every system; ValueError otherwise."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{name[:40]!r} cannot name a run: use 1 to 100 letters, digits, '.', '_', '-', the first a letter or digit"
+        )
+    if name.split(".", maxsplit=1)[0].lower() in _RESERVED:
+        raise ValueError(f"{name!r} cannot name a run: the name is reserved")
+    return name
+
+
+class RunDirectory:
+    """One run on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.source = path / "config.source.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.last = path / "checkpoints" / "last"
+        self.best = path / "checkpoints" / "best"
+        self.log = path / "train.log"
+        self._info = path / "run.json"
+
+    @property
+    def id(self) -> str:
+        """The folder's name: NAME-DATE-TIME-XXXX."""
+        return self.path.name
+
+    @classmethod
+    def create(cls, runs: Path, name: str) -> RunDirectory:
+        """A new directory below `runs`; mkdir is exclusive, so two processes never share one."""
+        try:
+            runs.mkdir(parents=True, exist_ok=True)
+            while True:
+                stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+                run = cls(runs / f"{name}-{stamp}-{secrets.token_hex(2)}")
+                try:
+                    durable.make_folder(run.path)
+                except FileExistsError:
+                    continue
+                durable.make_folder(run.path / "checkpoints")
+                return run
+        except OSError as error:
+            raise MachineError(
+                f"cannot create a run below {runs.absolute()}: {error.strerror}. Choose a folder with --runs-dir."
+            ) from error
+
+    @classmethod
+    def find(cls, run: str, runs: Path) -> RunDirectory:
+        """The run that an id, a unique prefix of one, a path or `latest` means."""
+        path = Path(run)
+        if (path / "run.json").is_file():
+            return cls(path)
+        folders = runs.iterdir() if runs.is_dir() else ()
+        known = sorted(folder.name for folder in folders if (folder / "run.json").is_file())
+        if not known:
+            raise RunError(f"no run {run!r}: there are no runs below {runs.absolute()}. Train one, or name --runs-dir.")
+        if run == "latest":
+            return cls(max((runs / name for name in known), key=lambda path: (path / "run.json").stat().st_ctime_ns))
+        matches = [run] if run in known else [name for name in known if run and name.startswith(run)]
+        if len(matches) > 1:
+            raise UsageError(f"{run!r} begins {len(matches)} runs: {', '.join(matches[:5])}. Write more of the id.")
+        if not matches:
+            hint = did_you_mean(run, known) or f" The last of {len(known)} is {known[-1]!r}."
+            raise RunError(f"no run {run!r} below {runs.absolute()}.{hint} `latest` is the last one started.")
+        return cls(runs / matches[0])
+
+    def begin(self, source: str, overrides: Iterable[str], resolved: str) -> None:
+        """Keep the experiment as it was written, with its overrides, and as it was resolved."""
+        given = "".join(f"# override: {json.dumps(override)}\n" for override in overrides)
+        durable.write(self.source, (given + source).encode())
+        durable.write(self.config, resolved.encode())
+
+    def read_info(self) -> dict[str, Any]:
+        """What run.json holds."""
+        try:
+            info = json.loads(self._info.read_bytes())
+            assert isinstance(info, dict)
+        except (OSError, ValueError, AssertionError) as error:
+            raise RunError(f"{self._info} cannot be read: {error}") from error
+        return info
+
+    def write_info(self, **changes: Any) -> None:
+        """Set these entries of run.json and keep the others."""
+        info = self.read_info() if self._info.exists() else {}
+        durable.write(self._info, to_json({**info, **changes}, indent=2))
+
+    def append_metrics(self, record: Record) -> Record:
+        """Add one epoch to metrics.jsonl; the record as it will be read back: NaN and infinity are null."""
+        line = to_json(record)
+        durable.append(self.metrics, line)
+        return json.loads(line)  # type: ignore[no-any-return]
+
+    def read_metrics(self) -> list[Record]:
+        """Every epoch so far; a last line that was cut off while it was written is not counted."""
+        try:
+            return [json.loads(line) for line in self._metrics_lines()]
+        except ValueError as error:
+            raise RunError(f"{self.metrics} is damaged: {error}") from error
+
+    def keep_metrics(self, epochs: int) -> None:
+        """Drop the records behind the first `epochs`: those that were written and not followed by a checkpoint."""
+        lines = self._metrics_lines()
+        if len(lines) < epochs:
+            raise RunError(f"{self.metrics} has {len(lines)} epochs and the checkpoint {epochs}: records are missing")
+        durable.write(self.metrics, b"".join(line + b"\n" for line in lines[:epochs]))
+
+    def _metrics_lines(self) -> list[bytes]:
+        return self.metrics.read_bytes().split(b"\n")[:-1] if self.metrics.exists() else []
+
+    def write_evaluation(self, split: str, result: Record) -> Path:
+        """Keep what `dlf evaluate` found; the file it was written to."""
+        path = self.path / f"evaluation-{split}.json"
+        durable.write(path, to_json(result, indent=2))
+        return path
+
+
+def now() -> str:
+    """The time as run.json writes it: ISO 8601 with the offset, to the second."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def to_json(value: object, indent: int | None = None) -> bytes:
+    """One JSON document and a newline; what JSON has no number for (NaN, infinity) becomes null."""
+    return json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
