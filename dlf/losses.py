@@ -1,0 +1,312 @@
+"""Losses: what training minimizes, and how the loss, the data and the output layer must fit together.
+
+A loss is `f(output, target, *, ...) -> Tensor`: the mean over the samples of the batch, 0-dim, differentiable. Being a
+plain mean, it does not depend on how a data set is cut into batches: the losses of the parts, weighted by their sizes,
+give the loss of the whole. That holds with class weights too (torch's own mean divides by the sum of the weights).
+
+| task | output | target |
+| --- | --- | --- |
+| classification | (batch, classes) | int64 (batch,), 0 .. classes-1 |
+| binary | (batch, 1) | int64 (batch,), 0 or 1 |
+| regression | (batch, targets) | float (batch, targets) |
+
+The fact `tasks` lists what a loss serves, the fact `takes` what the network must give it: "logits" (any number; the
+loss applies softmax or sigmoid itself), "log_probabilities" (the network ends in log_softmax), "scores" (any number, no
+probability), "values" (regression).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import PlainValidator, PositiveFloat, WithJsonSchema
+from torch import Tensor
+
+from dlf.registry import Component, Entry, Flaw, InvalidError, Registry, Share, shown
+
+Task = Literal["classification", "binary", "regression"]
+
+LOSSES: Registry[Callable[..., Tensor]] = Registry("loss")
+
+
+def _class_weights(value: object) -> tuple[float, ...] | Literal["balanced"] | None:
+    if value is None or value == "balanced":
+        return None if value is None else "balanced"
+    if isinstance(value, list | tuple) and value:
+        if all(type(one) in (int, float) and 0 < one < math.inf for one in value):
+            return tuple(float(one) for one in value)
+        raise ValueError("expected positive, finite numbers, one for each class")
+    raise ValueError(f"expected a list of positive numbers, one for each class, or 'balanced', got {shown(value)}")
+
+
+# In YAML a list, "balanced" or nothing. The assembly puts a tensor, on the device, in the place of the first two.
+ClassWeights = Annotated[
+    tuple[float, ...] | Literal["balanced"] | Tensor | None,
+    PlainValidator(_class_weights),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}, "minItems": 1},
+                {"const": "balanced"},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+
+
+def balanced(counts: Sequence[int]) -> tuple[float, ...]:
+    """n / (classes * count_c) for each class: every class then weighs the same in the sum over all n samples.
+
+    `counts` holds the samples of each class in the training part. A class without samples gets 1. King and Zeng, 2001.
+    """
+    return tuple(sum(counts) / (len(counts) * count) if count else 1.0 for count in counts)
+
+
+def _on(output: Tensor, class_weights: ClassWeights) -> Tensor | None:
+    assert not isinstance(class_weights, str), "the assembly computes balanced weights"
+    return None if class_weights is None else torch.as_tensor(class_weights, dtype=output.dtype, device=output.device)
+
+
+@LOSSES.register("cross_entropy", tasks=("classification",), takes="logits")
+def cross_entropy(
+    output: Tensor, target: Tensor, *, label_smoothing: Share = 0.0, class_weights: ClassWeights = None
+) -> Tensor:
+    """-sum_c w_c q_c log softmax(z)_c for the classes, from logits z; q is the smoothed true class, w_c its weight.
+
+    q_c = (1 - s) [c = target] + s / classes with s = label_smoothing (Szegedy et al., 2016, section 7); w_c = 1 without
+    class_weights. Mean over the batch. output (batch, classes), target int64 (batch,). The gradient without weights is
+    (softmax(z) - q) / batch.
+    """
+    weight = _on(output, class_weights)
+    total = F.cross_entropy(output, target, weight, reduction="sum", label_smoothing=label_smoothing)
+    return total / len(target)
+
+
+@LOSSES.register("binary_cross_entropy", tasks=("binary",), takes="logits")
+def binary_cross_entropy(
+    output: Tensor, target: Tensor, *, label_smoothing: Share = 0.0, positive_weight: PositiveFloat = 1.0
+) -> Tensor:
+    """-(w q log sigmoid(z) + (1 - q) log(1 - sigmoid(z))) for two classes, from one logit z.
+
+    q = (1 - s) target + s / 2 with s = label_smoothing; w = positive_weight multiplies the loss of class 1. Mean over
+    the batch. output (batch, 1), target int64 (batch,) of 0 and 1. The gradient with w = 1 is (sigmoid(z) - q) / batch.
+    """
+    logit = output[:, 0]
+    smoothed = target.to(logit.dtype) * (1 - label_smoothing) + label_smoothing / 2
+    weight = None if positive_weight == 1 else logit.new_full((), positive_weight)
+    return F.binary_cross_entropy_with_logits(logit, smoothed, pos_weight=weight)
+
+
+@LOSSES.register("nll", tasks=("classification",), takes="log_probabilities")
+def nll(output: Tensor, target: Tensor, *, class_weights: ClassWeights = None) -> Tensor:
+    """-w_y log p_y for the true class y, from log-probabilities: the network ends in log_softmax.
+
+    Mean over the batch. output (batch, classes), target int64 (batch,). nll after log_softmax is cross_entropy.
+    """
+    return F.nll_loss(output, target, _on(output, class_weights), reduction="sum") / len(target)
+
+
+@LOSSES.register("kl_div", tasks=("classification",), takes="log_probabilities")
+def kl_div(output: Tensor, target: Tensor, *, label_smoothing: Share = 0.1) -> Tensor:
+    """sum_c q_c (log q_c - log p_c): KL divergence of the smoothed true class q from the network's log-probabilities.
+
+    q_c = (1 - s) [c = target] + s / classes with s = label_smoothing. Mean over the batch. output (batch, classes),
+    target int64 (batch,). It is cross-entropy less the entropy of q, a constant: the gradients are those of
+    cross-entropy, and the least value is 0 whatever the smoothing. Kullback and Leibler, 1951.
+    """
+    spread = label_smoothing / output.shape[1]
+    smoothed = torch.full_like(output, spread).scatter_(1, target[:, None], 1 - label_smoothing + spread)
+    return F.kl_div(output, smoothed, reduction="batchmean")
+
+
+@LOSSES.register("hinge", tasks=("classification", "binary"), takes="scores")
+def hinge(output: Tensor, target: Tensor, *, margin: PositiveFloat = 1.0) -> Tensor:
+    """max(0, margin - y s) for two classes, y = -1 or +1; for more, max(0, margin - (s_y - the best other score)).
+
+    The second form is Crammer and Singer's (2001), which Keras calls categorical_hinge; torch's multi_margin_loss sums
+    over all other classes instead. With two scores it equals the first form, s being their difference. Mean over the
+    batch. output (batch, 1) for two classes, else (batch, classes); target int64 (batch,).
+    """
+    if output.shape[1] == 1:
+        return F.relu(margin - (2 * target - 1) * output[:, 0]).mean()
+    true = target[:, None]
+    lead = output.gather(1, true)[:, 0] - output.scatter(1, true, -math.inf).amax(1)  # (batch,)
+    return F.relu(margin - lead).mean()
+
+
+@LOSSES.register("mse", tasks=("regression",), takes="values")
+def mse(output: Tensor, target: Tensor) -> Tensor:
+    """(output - target)^2, mean over the batch and the targets; both (batch, targets). Large errors count most."""
+    assert output.shape == target.shape, (output.shape, target.shape)
+    return F.mse_loss(output, target)
+
+
+@LOSSES.register("mae", tasks=("regression",), takes="values")
+def mae(output: Tensor, target: Tensor) -> Tensor:
+    """|output - target|, mean over the batch and the targets; both (batch, targets). It learns the median."""
+    assert output.shape == target.shape, (output.shape, target.shape)
+    return F.l1_loss(output, target)
+
+
+@LOSSES.register("huber", tasks=("regression",), takes="values")
+def huber(output: Tensor, target: Tensor, *, delta: PositiveFloat = 1.0) -> Tensor:
+    """e^2 / 2 where |e| <= delta, else delta (|e| - delta / 2), e = output - target: outliers pull with a fixed force.
+
+    Mean over the batch and the targets; both (batch, targets). Huber, 1964.
+    """
+    assert output.shape == target.shape, (output.shape, target.shape)
+    return F.huber_loss(output, target, delta=delta)
+
+
+def default_loss(task: Task) -> str:
+    """The loss of a task where none is named."""
+    return {"classification": "cross_entropy", "binary": "binary_cross_entropy", "regression": "mse"}[task]
+
+
+def task_of(loss: Component, classes: int | None) -> Task:
+    """The task that `loss` solves on data with so many classes, None for numbers as targets.
+
+    Two classes are binary where the loss serves that. InvalidError, with the losses that fit, where the loss cannot
+    serve the data or has weights for another number of classes.
+    """
+    tasks: tuple[Task, ...] = LOSSES.get(loss.type).facts["tasks"]
+    candidates: tuple[Task, ...] = ("regression",) if classes is None else ("classification",)
+    if classes == 2:
+        candidates = ("binary", "classification")
+    for task in candidates:
+        if task in tasks:
+            _check_weights(loss, classes)
+            return task
+    fitting = [name for name in LOSSES.names() if set(candidates) & set(LOSSES.get(name).facts["tasks"])]
+    message = f"{_misfit(loss.type, tasks, classes)}. Losses that fit: {', '.join(fitting)}"
+    raise InvalidError([Flaw((), message)])
+
+
+def _misfit(name: str, tasks: tuple[Task, ...], classes: int | None) -> str:
+    """Why a loss for `tasks` cannot serve data with so many classes."""
+    if classes is None:
+        return f"{name} compares classes, and the targets of this data are numbers"
+    if "regression" in tasks:
+        return (
+            f"{name} measures a distance between numbers, and the targets of this data are {classes} classes: their "
+            "numbers 0, 1, ... are names without distance, and class 2 is not twice class 1"
+        )
+    return f"{name} tells two classes apart by one output, and this data has {classes} classes"
+
+
+def _check_weights(loss: Component, classes: int | None) -> None:
+    weights = loss.parameters.get("class_weights")
+    if isinstance(weights, tuple) and len(weights) != classes:
+        message = f"has {len(weights)} weights, and this data has {classes} classes: give one weight for each class"
+        raise InvalidError([Flaw(("class_weights",), message)])
+
+
+def outputs(task: Task, classes: int | None, targets: int) -> int:
+    """Units of the output layer: one for each class, 1 for binary, one for each target of a regression."""
+    if task == "classification":
+        assert classes, "a classification has classes"
+        return classes
+    return 1 if task == "binary" else targets
+
+
+def probabilities(output: Tensor, takes: str, task: Task) -> Tensor:
+    """(batch, classes) probabilities from what the network gives: softmax, or exp of log-probabilities.
+
+    Binary: two columns, sigmoid(-z) and sigmoid(z). The scores of hinge are put through the same functions: their order
+    is right, but they are not calibrated; 0.9 does not mean right nine times out of ten.
+    """
+    assert task != "regression", "a regression has no probabilities"
+    if task == "binary":
+        return torch.cat([torch.sigmoid(-output), torch.sigmoid(output)], 1)
+    return output.exp() if takes == "log_probabilities" else output.softmax(1)
+
+
+def predicted(output: Tensor, task: Task) -> Tensor:
+    """The predicted class, int64 (batch,): the largest output, the first of equal ones; binary: 1 where output > 0."""
+    assert task != "regression", "a regression predicts no classes"
+    return (output[:, 0] > 0).long() if task == "binary" else output.argmax(1)
+
+
+# The least and greatest value of the activations that do not reach every number, with their default settings.
+_BOUNDS = {
+    "softmax": (0.0, 1.0),
+    "log_softmax": (-math.inf, 0.0),
+    "sigmoid": (0.0, 1.0),
+    "hard_sigmoid": (0.0, 1.0),
+    "tanh": (-1.0, 1.0),
+    "softsign": (-1.0, 1.0),
+    "hard_tanh": (-1.0, 1.0),
+    "relu6": (0.0, 6.0),
+    "relu": (0.0, math.inf),
+    "softplus": (0.0, math.inf),
+    "elu": (-1.0, math.inf),
+    "celu": (-1.0, math.inf),
+    "selu": (-1.7581, math.inf),
+    "gelu": (-0.1701, math.inf),
+    "silu": (-0.2785, math.inf),
+    "mish": (-0.3089, math.inf),
+    "hardswish": (-0.375, math.inf),
+}
+
+
+def refuses(loss: Entry[Any], activation: str) -> str | None:
+    """Why an output layer with this activation contradicts the loss, in a sentence for the user; None where it fits."""
+    takes = loss.facts["takes"]
+    if takes == "log_probabilities":
+        if activation == "log_softmax":
+            return None
+        return (
+            f"{loss.name} takes log-probabilities, and {activation} gives none: leave the output layer to dlf, which "
+            "ends it in log_softmax"
+        )
+    if takes == "values" or activation not in _BOUNDS:
+        return None
+    binary = loss.facts["tasks"] == ("binary",)
+    if takes == "scores":
+        low, high = _BOUNDS[activation]
+        consequence = f"takes scores of any size, and {activation} gives only values from {low:.4g} to {high:g}"
+    else:
+        consequence = _for_one_logit(activation) if binary else _for_logits(activation)
+    return f"{loss.name} {consequence}; use identity, or no activation, in the output layer"
+
+
+def _for_one_logit(activation: str) -> str:
+    """What binary cross-entropy makes of the single output after this activation."""
+    if activation in ("softmax", "log_softmax"):
+        constant = 1 if activation == "softmax" else 0
+        return f"takes one logit, and {activation} over one output is always {constant}: nothing can be learned"
+    low, high = (1 / (1 + math.exp(-bound)) for bound in _BOUNDS[activation])
+    after = "applies sigmoid itself; after" if "sigmoid" in activation else "takes a logit of any size; after"
+    never = ", and class 0 is never predicted" if low >= 0.5 else ""
+    return f"{after} {activation} the probability of class 1 stays between {low:.2f} and {high:.2f}{never}"
+
+
+def _for_logits(activation: str) -> str:
+    """What cross-entropy makes of the outputs, one for each class, after this activation.
+
+    After softmax the outputs s are >= 0 and add up to 1. sum_c exp(s_c) is convex, so it is greatest in a corner, one
+    s = 1 and the rest 0: C - 1 + e. The least probability is exp(0), the greatest exp(1), over that sum. Outputs that
+    are free in a range of width d reach 1 / (1 + (C - 1) exp(d)) and exp(d) / (exp(d) + C - 1).
+    """
+    if activation == "log_softmax":
+        return "applies log_softmax itself; a second one changes nothing and costs time"
+    low, high = _BOUNDS[activation]
+    if high == math.inf:
+        return (
+            f"takes logits of any size, and after {activation} none is below {low:g}, near which little gradient flows"
+        )
+    if activation == "softmax":
+        formulas, least = ("1/(C-1+e)", "e/(C-1+e)"), 1 / (9 + math.e)
+    else:
+        power = "e" if high - low == 1 else f"e^{high - low:g}"
+        formulas, least = (f"1/(1+(C-1){power})", f"{power}/({power}+C-1)"), 1 / (1 + 9 * math.exp(high - low))
+    greatest = math.exp(high - low) / (math.exp(high - low) + 9)
+    return (
+        f"applies softmax itself; {activation} before it squeezes the gradients: with C classes every probability then "
+        f"lies between {formulas[0]} and {formulas[1]}, which is {least:.3f} and {greatest:.3f} for 10 classes"
+    )
