@@ -1,0 +1,162 @@
+"""Activations: what a neuron does with its weighted sum.
+
+An activation is `f(x: Tensor, *, ...) -> Tensor`; the result has the shape of x. The derivative of relu at 0 is 0;
+at the kinks of the others it is what torch takes. Facts of an entry, which the assembly reads:
+
+- `init`: the initialiser that `auto` stands for in a layer that is followed by this activation (dlf/inits.py).
+- `inplace`: the same function written over its input, where the derivative can be had from the result alone, bit for
+  bit. It is valid where nothing else needs the input: straight after a weighted sum, and it saves a copy there.
+  elu, selu and celu have none, because torch's in-place derivative differs from the ordinary one in the last bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import NonNegativeFloat, PositiveFloat
+from torch import Tensor
+
+from dlf.registry import Registry
+
+ACTIVATIONS: Registry[Callable[..., Tensor]] = Registry("activation")
+
+
+@ACTIVATIONS.register("relu", init="he_normal", inplace=torch.relu_)
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0), elementwise; range [0, inf). Nair and Hinton, 2010."""
+    return torch.relu(x)
+
+
+def _leaky_relu_(x: Tensor, *, slope: float) -> Tensor:
+    return F.leaky_relu_(x, slope)
+
+
+@ACTIVATIONS.register("leaky_relu", init="he_normal", inplace=_leaky_relu_)
+def leaky_relu(x: Tensor, *, slope: NonNegativeFloat = 0.01) -> Tensor:
+    """max(x, 0) + slope * min(x, 0), elementwise. Maas et al., 2013."""
+    return F.leaky_relu(x, slope)
+
+
+@ACTIVATIONS.register("elu", init="he_normal")
+def elu(x: Tensor, *, alpha: PositiveFloat = 1.0) -> Tensor:
+    """x where x > 0, else alpha * (exp(x) - 1), elementwise; range (-alpha, inf). Clevert et al., 2015."""
+    return F.elu(x, alpha)
+
+
+@ACTIVATIONS.register("selu", init="lecun_normal")
+def selu(x: Tensor) -> Tensor:
+    """1.0507 * x where x > 0, else 1.7581 * (exp(x) - 1), elementwise: keeps mean 0 and variance 1 from layer to layer.
+
+    For lecun_normal weights and standardized inputs; its dropout is alpha_dropout. Klambauer et al., 2017.
+    """
+    return F.selu(x)
+
+
+@ACTIVATIONS.register("celu", init="he_normal")
+def celu(x: Tensor, *, alpha: PositiveFloat = 1.0) -> Tensor:
+    """x where x > 0, else alpha * (exp(x / alpha) - 1), elementwise: elu without a kink. Barron, 2017."""
+    return F.celu(x, alpha)
+
+
+@ACTIVATIONS.register("gelu", init="he_normal")
+def gelu(x: Tensor, *, approximate: Literal["none", "tanh"] = "none") -> Tensor:
+    """x * Phi(x), Phi the distribution function of the standard normal, elementwise. Hendrycks and Gimpel, 2016.
+
+    `tanh` takes 0.5 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))) for Phi(x).
+    """
+    return F.gelu(x, approximate=approximate)
+
+
+@ACTIVATIONS.register("silu", init="he_normal")
+def silu(x: Tensor) -> Tensor:
+    """x * sigmoid(x), elementwise; also called swish. Elfwing et al., 2017."""
+    return F.silu(x)
+
+
+@ACTIVATIONS.register("mish", init="he_normal")
+def mish(x: Tensor) -> Tensor:
+    """x * tanh(log(1 + exp(x))), elementwise. Misra, 2019."""
+    return F.mish(x)
+
+
+@ACTIVATIONS.register("softplus", init="he_normal")
+def softplus(x: Tensor, *, beta: PositiveFloat = 1.0, threshold: PositiveFloat = 20.0) -> Tensor:
+    """log(1 + exp(beta * x)) / beta, elementwise, and x where beta * x > threshold. Dugas et al., 2001."""
+    return F.softplus(x, beta, threshold)
+
+
+@ACTIVATIONS.register("softsign", init="xavier_uniform")
+def softsign(x: Tensor) -> Tensor:
+    """x / (1 + |x|), elementwise; range (-1, 1). Bergstra et al., 2009."""
+    return F.softsign(x)
+
+
+@ACTIVATIONS.register("tanh", init="xavier_uniform", inplace=torch.tanh_)
+def tanh(x: Tensor) -> Tensor:
+    """(exp(x) - exp(-x)) / (exp(x) + exp(-x)), elementwise; range (-1, 1)."""
+    return torch.tanh(x)
+
+
+@ACTIVATIONS.register("sigmoid", init="xavier_uniform", inplace=torch.sigmoid_)
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x)), elementwise; range (0, 1)."""
+    return torch.sigmoid(x)
+
+
+@ACTIVATIONS.register("hard_sigmoid", init="xavier_uniform")
+def hard_sigmoid(x: Tensor) -> Tensor:
+    """x / 6 + 1 / 2 cut off at 0 and 1, elementwise: sigmoid in three straight pieces. Howard et al., 2019."""
+    return F.hardsigmoid(x)
+
+
+def _hard_tanh_(x: Tensor, *, limit: float) -> Tensor:
+    return F.hardtanh_(x, -limit, limit)
+
+
+@ACTIVATIONS.register("hard_tanh", init="xavier_uniform", inplace=_hard_tanh_)
+def hard_tanh(x: Tensor, *, limit: PositiveFloat = 1.0) -> Tensor:
+    """x cut off at -limit and limit, elementwise: tanh in three straight pieces. Collobert, 2004."""
+    return F.hardtanh(x, -limit, limit)
+
+
+@ACTIVATIONS.register("hardswish", init="he_normal")
+def hardswish(x: Tensor) -> Tensor:
+    """x * hard_sigmoid(x), elementwise: silu without an exponential. Howard et al., 2019."""
+    return F.hardswish(x)
+
+
+def _relu6_(x: Tensor) -> Tensor:
+    return F.hardtanh_(x, 0.0, 6.0)
+
+
+@ACTIVATIONS.register("relu6", init="he_normal", inplace=_relu6_)
+def relu6(x: Tensor) -> Tensor:
+    """min(max(x, 0), 6), elementwise; range [0, 6]. Krizhevsky, 2010."""
+    return F.relu6(x)
+
+
+@ACTIVATIONS.register("softmax", init="xavier_uniform")
+def softmax(x: Tensor) -> Tensor:
+    """exp(x) / sum(exp(x)) over dimension 1, the features or channels: positive numbers that add up to 1.
+
+    x is (batch, features) or (batch, channels, height, width). Bridle, 1990.
+    """
+    return torch.softmax(x, dim=1)
+
+
+@ACTIVATIONS.register("log_softmax", init="xavier_uniform")
+def log_softmax(x: Tensor) -> Tensor:
+    """x - log(sum(exp(x))) over dimension 1, the features or channels: the logarithm of softmax without its underflow.
+
+    x is (batch, features) or (batch, channels, height, width).
+    """
+    return torch.log_softmax(x, dim=1)
+
+
+@ACTIVATIONS.register("identity", init="xavier_uniform")
+def identity(x: Tensor) -> Tensor:
+    """x itself: the layer stays linear."""
+    return x
