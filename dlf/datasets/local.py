@@ -1,0 +1,48 @@
+"""Files on this machine: found, read whole, and what is wrong with them in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dlf.errors import DataError
+from dlf.registry import did_you_mean
+
+
+def existing(path: str, *, folder: bool = False) -> Path:
+    """The absolute path of a file, or folder, that an experiment names; relative to the current folder, ~ is home.
+
+    Raises DataError with the absolute path and the nearest name that is there.
+    """
+    kind = "folder" if folder else "file"
+    try:
+        found = Path(path).expanduser().absolute()
+        if found.is_dir() if folder else found.is_file():
+            return found
+        if found.exists():
+            raise DataError(f"{found} is not a {kind}; the data set needs the path of a {kind}.")
+        nearest = next(parent for parent in found.parents if parent.is_dir())
+        names = [entry.name for entry in nearest.iterdir()]
+    except (OSError, RuntimeError) as error:  # a name too long, no permission, ~ of nobody
+        raise DataError(f"the {kind} {path!r} cannot be looked up: {error}.") from error
+    hint = did_you_mean(found.relative_to(nearest).parts[0], names)
+    raise DataError(f"there is no {kind} {found}; {nearest} exists.{hint} A relative path starts at {Path.cwd()}.")
+
+
+def read_bytes(path: Path, limit: int | None = None) -> bytes:
+    """The bytes of a file; DataError where it cannot be read or holds more than `limit` bytes."""
+    try:
+        size = path.stat().st_size
+        if limit is not None and size > limit:
+            raise DataError(
+                f"{path} has {size:,} bytes, but at most {limit:,} are expected; it is not the file it claims."
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def listed(title: str, problems: Sequence[str], advice: str) -> str:
+    """A message: the title, the first five problems, one a line, how many more there are, and what to do."""
+    more = [f"... and {len(problems) - 5:,} more"] if len(problems) > 5 else []
+    return "\n  ".join([title, *problems[:5], *more]) + f"\n{advice}"

@@ -1,0 +1,299 @@
+"""Tables: a CSV file whose first line names the columns.
+
+A column whose cells are all numbers is numeric. A column in which no cell is a number is text; it becomes one column
+of 0 and 1 for each of its values, in sorted order. Anything between the two is refused, with the lines, because it is a
+slip more often than not; `categorical` says that it is meant.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, Strict
+
+from dlf.datasets import DATASETS, Array, Dataset, Samples, Source
+from dlf.datasets.local import existing, listed, read_bytes
+from dlf.errors import DataError
+from dlf.registry import did_you_mean
+
+Names = Annotated[tuple[str, ...], Strict(False)]
+Character = Annotated[str, Field(pattern=r'^[^"\r\n]$')]
+
+_MAX_CLASSES_GUESSED = 20
+_MAX_CATEGORIES = 1000
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Columns of stripped text cells by name; `lines` has the file and the line of each row, for messages."""
+
+    name: str
+    columns: Mapping[str, Sequence[str]]
+    lines: list[tuple[str, int]]
+
+    def where(self, row: int, column: str) -> str:
+        """The place of a cell, as messages begin with it."""
+        return "{}:{}".format(*self.lines[row]) + f"  column {column!r}"
+
+
+@DATASETS.register("csv")
+def csv_table(
+    source: Source,
+    *,
+    path: str,
+    target: str | None = None,
+    task: Literal["auto", "classification", "regression"] = "auto",
+    delimiter: Character = ",",
+    categorical: Names = (),
+    drop: Names = (),
+    test_path: str | None = None,
+) -> Dataset:
+    """A table of your own: a CSV file in UTF-8 whose first line names the columns.
+
+    x float32 (n, features); y int64 (n,) or float32 (n, 1). `target` is the column to predict, the last one unless
+    named; `drop` names columns to leave out. With task auto a target of text, or of whole numbers with at most 20
+    distinct values, is classes; any other is a number to predict. Text columns, and the columns in `categorical`, are
+    one-hot coded: their categories are a vocabulary, taken from every row that is there and never counted, so the test
+    rows leak nothing. `test_path` is a second file with the same columns, the official test set. Raises DataError with
+    the line and the column.
+    """
+    table, hashes = _read(path, delimiter)
+    count = len(table.lines)
+    if test_path is not None:
+        test, test_hashes = _read(test_path, delimiter)
+        table, hashes = _append(table, test), hashes | test_hashes
+    target = _target(table, target, drop, categorical)
+    names = [name for name in table.columns if name != target and name not in drop]
+    if not names:
+        raise DataError(f"{table.name} has no column left to predict {target!r} from.")
+    numbers = _numbers(table, [*names, target], {*categorical, *([target] if task == "classification" else [])})
+    x, features, one_hot = _features(table, names, numbers)
+    y, classes = _labels(table, target, numbers.get(target), task, count)
+    train, held_out = Samples(x[:count], y[:count]), Samples(x[count:], y[count:])
+    return Dataset(train, held_out if test_path is not None else None, classes, features, one_hot, hashes)
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def _read(path: str, delimiter: str) -> tuple[_Table, dict[str, str]]:
+    found = existing(path)
+    data = read_bytes(found)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{found}:{line}  is not UTF-8 (byte {data[error.start]:#x}); save the table as UTF-8."
+        ) from None
+    return _parse(text, str(found), delimiter), {path: hashlib.sha256(data).hexdigest()}
+
+
+def _parse(text: str, name: str, delimiter: str) -> _Table:
+    """The cells of a table; the csv module bounds each to 128 KiB, so a quote left open cannot swallow the file."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows, lines = [], []
+    try:
+        for row in reader:
+            if row:  # not an empty line
+                rows.append(row)
+                lines.append((name, reader.line_num))
+    except csv.Error as error:
+        raise DataError(f"{name}:{reader.line_num}  is not CSV: {error}. Is a quote left open?") from None
+    if not rows:
+        raise DataError(f"{name} is empty; expected a line that names the columns, then one line a sample.")
+    header = [cell.strip() for cell in rows[0]]
+    _check_header(header, name, delimiter)
+    if len(rows) == 1:
+        raise DataError(f"{name} has a header and no row.")
+    ragged = [
+        f"{name}:{line}  has {len(row)} cells, the header has {len(header)}"
+        for row, (_, line) in zip(rows, lines, strict=True)
+        if len(row) != len(header)
+    ]
+    if ragged:
+        raise DataError(listed(f"{name} is ragged:", ragged, "Every line needs the same number of cells."))
+    columns = {column: [row[index].strip() for row in rows[1:]] for index, column in enumerate(header)}
+    return _Table(name, columns, lines[1:])
+
+
+def _check_header(header: Sequence[str], name: str, delimiter: str) -> None:
+    if len(header) < 2:
+        raise DataError(f"{name} has the one column {header[0]!r}. Is {delimiter!r} the right data.delimiter?")
+    unnamed = [str(index) for index, column in enumerate(header, 1) if not column]
+    if unnamed:
+        raise DataError(f"{name} has no name for column {', '.join(unnamed)}; the first line must name every column.")
+    twice = sorted({column for column in header if header.count(column) > 1})
+    if twice:
+        raise DataError(f"{name} has more than one column named {', '.join(map(repr, twice))}; names must differ.")
+    if all(map(_is_number, header)):
+        raise DataError(f"{name} starts with numbers; the first line must name the columns.")
+
+
+def _append(table: _Table, test: _Table) -> _Table:
+    if list(table.columns) != list(test.columns):
+        theirs, ours = ", ".join(test.columns), ", ".join(table.columns)
+        raise DataError(f"{test.name} has the columns {theirs}; expected those of {table.name}: {ours}.")
+    columns = {column: [*cells, *test.columns[column]] for column, cells in table.columns.items()}
+    return _Table(table.name, columns, table.lines + test.lines)
+
+
+def _target(table: _Table, target: str | None, drop: Sequence[str], categorical: Sequence[str]) -> str:
+    """The column to predict, once every name in the experiment is one of the table's."""
+    named = {"target": [] if target is None else [target], "drop": drop, "categorical": categorical}
+    unknown = [
+        f"data.{key}: there is no column {column!r}.{did_you_mean(column, table.columns)}"
+        for key, names in named.items()
+        for column in names
+        if column not in table.columns
+    ]
+    if unknown:
+        raise DataError(
+            listed(f"{table.name} does not fit the experiment:", unknown, f"Its columns: {', '.join(table.columns)}")
+        )
+    left = [column for column in table.columns if column not in drop]
+    if target is None and left:
+        target = left[-1]
+    if target is None or target in drop:
+        raise DataError(f"data.drop takes the target away from {table.name}; leave {target or 'one column'} in.")
+    if target in categorical:
+        raise DataError(f"data.categorical names the target {target!r}; data.task: classification says that.")
+    return target
+
+
+# --- cells ----------------------------------------------------------------------------------------------------------
+
+
+def _is_number(cell: str) -> bool:
+    """Whether a cell is a number, or the word for none: nan, inf. Python's 1_000 is not a number in a table."""
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return "_" not in cell
+
+
+def _numbers(table: _Table, names: Sequence[str], as_text: set[str]) -> dict[str, Array]:
+    """The numeric columns as float64 (n,); DataError with every cell that is empty, mixed in, or not finite."""
+    numbers: dict[str, Array] = {}
+    problems: list[str] = []
+    for name in names:
+        cells = table.columns[name]
+        empty = [row for row, cell in enumerate(cells) if not cell]
+        problems += [f"{table.where(row, name)}  is empty" for row in empty]
+        if not empty and name not in as_text:
+            values = _column(cells)
+            if isinstance(values, list):
+                problems += [f"{table.where(row, name)}  {cells[row]!r} is not a number" for row in values]
+            elif values is not None:
+                bad = np.flatnonzero(~(np.abs(values) <= np.finfo(np.float32).max))
+                problems += [
+                    f"{table.where(row, name)}  {cells[row]!r} is not finite in float32" for row in bad.tolist()
+                ]
+                numbers[name] = values
+    if problems:
+        advice = (
+            "Correct or remove these lines. A column of words that look like numbers belongs in data.categorical, one "
+            "that is not needed in data.drop, classes named by numbers and words need data.task: classification."
+        )
+        raise DataError(listed(f"{table.name} has cells that cannot be used:", problems, advice))
+    return numbers
+
+
+def _column(cells: Sequence[str]) -> Array | list[int] | None:
+    """The numbers of a column; None for a column of text; the rows without a number where the two are mixed."""
+    try:
+        if "_" not in "".join(cells):
+            return np.fromiter(map(float, cells), np.float64, len(cells))
+    except ValueError:
+        pass
+    words = [row for row, cell in enumerate(cells) if not _is_number(cell)]
+    return None if len(words) == len(cells) else words
+
+
+def _features(table: _Table, names: Sequence[str], numbers: dict[str, Array]) -> tuple[Array, tuple[str, ...], Array]:
+    """x float32 (n, features), the features' names, and True (features,) where one is one-hot coded."""
+    columns: list[Array] = []
+    features: list[str] = []
+    for name in names:
+        if name in numbers:
+            columns.append(numbers[name].astype(np.float32)[:, None])
+            features.append(name)
+            continue
+        categories = sorted(set(table.columns[name]))
+        if len(categories) > _MAX_CATEGORIES:
+            raise DataError(
+                f"{table.name}: column {name!r} has {len(categories):,} distinct words, at most {_MAX_CATEGORIES:,} "
+                "are one-hot coded. If it only tells rows apart (a name, an id, a date), put it in data.drop."
+            )
+        codes = _codes(table.columns[name], categories)
+        columns.append(np.eye(len(categories), dtype=np.float32)[codes])
+        features += [f"{name}={category}" for category in categories]
+    one_hot = np.repeat([name not in numbers for name in names], [column.shape[1] for column in columns])
+    return np.concatenate(columns, 1), tuple(features), one_hot
+
+
+def _codes(cells: Sequence[str], values: Sequence[str]) -> Array:
+    index = {value: code for code, value in enumerate(values)}
+    return np.fromiter(map(index.__getitem__, cells), np.int64, len(cells))
+
+
+# --- the target -----------------------------------------------------------------------------------------------------
+
+
+def _labels(
+    table: _Table, target: str, values: Array | None, task: str, count: int
+) -> tuple[Array, tuple[str, ...] | None]:
+    """Labels and class names, or numbers and None; the task is judged by the first `count` rows, the training file."""
+    if task == "auto":
+        few = values is None or _are_few_whole_numbers(values[:count])
+        task = "classification" if few else "regression"
+    if task == "regression":
+        if values is None:
+            raise DataError(
+                f"{table.name}: the target {target!r} holds words such as {table.columns[target][0]!r}; "
+                "data.task: regression needs numbers."
+            )
+        return values.astype(np.float32)[:, None], None
+    cells = table.columns[target]
+    if all(map(_is_exact, cells)):  # 1 and 1.0 are one class, and 10 comes after 9
+        cells = [_number_name(float(cell)) for cell in cells]
+        classes = sorted(set(cells[:count]), key=float)
+    else:
+        classes = sorted(set(cells[:count]))
+    _check_classes(table, target, classes, cells, count)
+    return _codes(cells, classes), tuple(classes)
+
+
+def _are_few_whole_numbers(values: Array) -> bool:
+    return bool(np.all(values == np.round(values))) and len(np.unique(values)) <= _MAX_CLASSES_GUESSED
+
+
+def _is_exact(cell: str) -> bool:
+    """Whether a cell is a number that float64 tells from its neighbours; beyond 2^53 an id would become another."""
+    return _is_number(cell) and abs(float(cell)) < 2**53
+
+
+def _number_name(value: float) -> str:
+    return str(int(value)) if value.is_integer() else repr(value)
+
+
+def _check_classes(table: _Table, target: str, classes: Sequence[str], cells: Sequence[str], count: int) -> None:
+    if len(classes) < 2:
+        raise DataError(f"{table.name}: every row has {classes[0]!r} in the target {target!r}; two classes are needed.")
+    if len(classes) > _MAX_CATEGORIES:
+        raise DataError(
+            f"{table.name}: the target {target!r} has {len(classes):,} distinct values, too many for classes. "
+            "Is it the right column? For numbers use data.task: regression."
+        )
+    known = set(classes)
+    new = [f"{table.where(row, target)}  {cells[row]!r}" for row in range(count, len(cells)) if cells[row] not in known]
+    if new:
+        advice = f"Every label must be one of the training file's: {', '.join(classes[:20])}."
+        raise DataError(listed(f"{table.name}: labels of the test file that no training row has:", new, advice))
