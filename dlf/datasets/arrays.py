@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -89,22 +91,26 @@ def _check_memory(promised: int, found: Path) -> None:
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Array:
     """One array, once its header is known to promise exactly the bytes that the archive holds for it."""
+    with archive.open(info) as stream:
+        shape, dtype = _header(stream, name)
+        bytes_left = info.file_size - stream.tell()
+    if dtype.hasobject:
+        raise DataError(f"{name} is an object array, that is a pickle, which dlf never loads; save plain numbers.")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != bytes_left:
+        raise DataError(f"{name} is damaged: its header promises {dtype} {shape}, but {bytes_left:,} bytes follow.")
+    with archive.open(info) as stream:
+        return np.asarray(npy.read_array(stream, allow_pickle=False))
+
+
+def _header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an array."""
     try:
-        with archive.open(info) as stream:
-            version = npy.read_magic(stream)
-            if version == (1, 0):
-                shape, _, dtype = npy.read_array_header_1_0(stream)
-            else:
-                shape, _, dtype = npy.read_array_header_2_0(stream)
-            bytes_left = info.file_size - stream.tell()
-        if dtype.hasobject:
-            raise DataError(f"{name} is an object array, that is a pickle, which dlf never loads; save plain numbers.")
-        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != bytes_left:
-            raise DataError(f"{name} is damaged: its header promises {dtype} {shape}, but {bytes_left:,} bytes follow.")
-        with archive.open(info) as stream:
-            return np.asarray(npy.read_array(stream, allow_pickle=False))
-    except (ValueError, TypeError, SyntaxError, RecursionError) as error:
+        read = npy.read_array_header_1_0 if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read(stream)
+    # what Python's tokenizer and parser, which numpy uses, raise for text that is not a header
+    except (ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError) as error:
         raise DataError(f"{name} is not an array of numpy ({error}); write it with numpy.savez.") from error
+    return shape, dtype
 
 
 # --- meaning --------------------------------------------------------------------------------------------------------

@@ -163,7 +163,7 @@ def _target(table: _Table, target: str | None, drop: Sequence[str], categorical:
     if target is None or target in drop:
         raise DataError(f"data.drop takes the target away from {table.name}; leave {target or 'one column'} in.")
     if target in categorical:
-        raise DataError(f"data.categorical names the target {target!r}; data.task: classification says that.")
+        raise DataError(f"data.categorical names the target {target!r} of {table.name}; set data.task: classification.")
     return target
 
 
@@ -190,7 +190,7 @@ def _numbers(table: _Table, names: Sequence[str], as_text: set[str]) -> dict[str
         if not empty and name not in as_text:
             values = _column(cells)
             if isinstance(values, list):
-                problems += [f"{table.where(row, name)}  {cells[row]!r} is not a number" for row in values]
+                problems += _odd_ones(table, name, values)
             elif values is not None:
                 bad = np.flatnonzero(~(np.abs(values) <= np.finfo(np.float32).max))
                 problems += [
@@ -204,6 +204,15 @@ def _numbers(table: _Table, names: Sequence[str], as_text: set[str]) -> dict[str
         )
         raise DataError(listed(f"{table.name} has cells that cannot be used:", problems, advice))
     return numbers
+
+
+def _odd_ones(table: _Table, name: str, words: Sequence[int]) -> list[str]:
+    """The cells of a mixed column that are fewer: the words among numbers, or the numbers among words."""
+    cells = table.columns[name]
+    if 2 * len(words) <= len(cells):
+        return [f"{table.where(row, name)}  {cells[row]!r} is not a number" for row in words]
+    numbers = sorted(set(range(len(cells))) - set(words))
+    return [f"{table.where(row, name)}  {cells[row]!r} is a number among words" for row in numbers]
 
 
 def _column(cells: Sequence[str]) -> Array | list[int] | None:
