@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dlf.datasets import DATASETS, Array, DataSection, Dataset, DataSpec, Samples, Source
 from dlf.datasets.download import data_root
-from dlf.errors import DataError, DataMissingError
+from dlf.errors import DataError, DataMissingError, RunError
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,23 @@ def load(
     return prepare(dataset, section, device), section
 
 
+def reload(section: DataSection, device: torch.device, tell: Callable[[str], None], *, sha256: str, split: str) -> Data:
+    """The data of a run once more, without a fallback; RunError, with both hashes, where they are no longer the same.
+
+    `sha256` is the hash of the samples and `split` that of the split, as the run recorded them.
+    """
+    data, _ = load(section.model_copy(update={"fallback": None}), device, tell)
+    if (data.sha256, data.split_sha256) != (sha256, split):
+        what, then, now = (
+            ("data", sha256, data.sha256) if data.sha256 != sha256 else ("split", split, data.split_sha256)
+        )
+        raise RunError(
+            f"the {what} of {section.type} changed since this run was started: sha256 {then} then, {now} now. "
+            "Bring the old data back, or train a new run."
+        )
+    return data
+
+
 def read(section: DataSection, tell: Callable[[str], None]) -> Dataset:
     """The data set itself, unsplit."""
     source = Source(data_root(section.root), download=section.download, tell=tell)
@@ -131,8 +148,8 @@ def prepare(dataset: Dataset, section: DataSection, device: torch.device) -> Dat
 def split(dataset: Dataset, section: DataSection) -> tuple[Array, Array, Array]:
     """Indices into dataset.train of the training, validation and test part, each in rising order.
 
-    Classes keep their shares in every part (stratified) where each has enough samples for that. With an official test
-    set the third part is empty.
+    Classes keep their shares in every part (stratified), and one that has a single sample is trained on. With an
+    official test set the third part is empty.
     """
     n = len(dataset.train)
     generator = np.random.default_rng([section.split_seed, 0x5B117])
@@ -154,7 +171,10 @@ def split(dataset: Dataset, section: DataSection) -> tuple[Array, Array, Array]:
 
 
 def _count(amount: float, n: int) -> int:
-    return amount if isinstance(amount, int) else round(amount * n)
+    """A share that is not 0 is one sample at least: a part that was asked for is there to be measured."""
+    if isinstance(amount, int):
+        return amount
+    return max(1, round(amount * n)) if amount > 0 else 0
 
 
 def _draw(pool: Array, labels: Array | None, count: int, generator: np.random.Generator) -> Array:
@@ -162,12 +182,12 @@ def _draw(pool: Array, labels: Array | None, count: int, generator: np.random.Ge
     if labels is None:
         return np.sort(generator.permutation(pool)[:count])
     classes, sizes = np.unique(labels[pool], return_counts=True)
-    quotas = count * sizes / len(pool)
-    take = np.floor(quotas).astype(int)
-    for index in np.argsort(take - quotas, kind="stable")[: count - take.sum()]:
+    take, remainder = np.divmod(count * sizes, len(pool))
+    # the last sample of a class is the last to go, so that the other part keeps one of each
+    for index in np.lexsort((-remainder, take + 1 == sizes))[: count - take.sum()]:
         take[index] += 1
     drawn = [generator.permutation(pool[labels[pool] == c])[:k] for c, k in zip(classes, take, strict=True)]
-    return np.sort(np.concatenate(drawn)) if drawn else pool[:0]
+    return np.sort(np.concatenate(drawn))
 
 
 def _take(samples: Samples, indices: Array) -> Samples:
@@ -210,10 +230,9 @@ def _byte_statistics(x: Array) -> tuple[Array, Array]:
 
 
 def _column_statistics(x: Array) -> tuple[Array, Array]:
-    mean = x.mean(0, dtype=np.float64)
+    """In float64, in which the sums of a column of float32 that never varies are exact: its spread is exactly 0."""
     std = x.std(0, dtype=np.float64)
-    # what rounding leaves of a constant column is no spread
-    return mean, np.where(std <= 1e-7 * np.abs(mean), 0.0, std)
+    return x.mean(0, dtype=np.float64), np.where(std < np.finfo(np.float32).tiny, 0.0, std)
 
 
 def measure_targets(y: Array) -> Normalization:
@@ -233,7 +252,8 @@ def _normalization(mean: Array, std: Array) -> Normalization:
 
 def order(n: int, seed: int, epoch: int) -> Tensor:
     """The order in which an epoch (counted from 0) visits n samples: a permutation by (seed, epoch), on the CPU."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(mix(seed, epoch)))
+    # negative positions: those from 0 on are the steps', whose dropout must not repeat this stream
+    return torch.randperm(n, generator=torch.Generator().manual_seed(mix(seed, -1 - epoch)))
 
 
 def mix(seed: int, position: int) -> int:

@@ -8,11 +8,16 @@ leave an empty file after a power loss, one without the last sync can lose the n
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import socket
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dlf.errors import MachineError, RunError
+
+_NOT_THROUGH_LINKS = getattr(os, "O_NOFOLLOW", 0)
 
 
 @contextlib.contextmanager
@@ -39,7 +44,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _write_and_sync(path: Path, data: bytes, flags: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | flags | _NOT_THROUGH_LINKS, 0o666)
     try:
         remaining = memoryview(data)
         while remaining:
@@ -47,6 +52,9 @@ def _write_and_sync(path: Path, data: bytes, flags: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
 
 
 def write(path: Path, data: bytes) -> None:
@@ -59,12 +67,27 @@ def write(path: Path, data: bytes) -> None:
         sync_folder(path.parent)
 
 
-def append(path: Path, line: bytes) -> int:
-    """Add one line and sync it; the size of the file in bytes afterwards."""
+def append(path: Path, line: bytes) -> None:
+    """Add one line and sync it. What a crash leaves of it is a line without its end, which readers leave out."""
     assert line.endswith(b"\n"), "a record is one whole line"
     with _explained("write", path):
         _write_and_sync(path, line, os.O_APPEND)
-        return path.stat().st_size
+
+
+def note(path: Path, text: str) -> bool:
+    """Add lines to a log that nothing depends on, unsynced; whether the machine let us, instead of an error."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NOT_THROUGH_LINKS, 0o666)
+        try:
+            os.write(descriptor, text.encode(errors="replace"))
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+# --- folders --------------------------------------------------------------------------------------------------------
 
 
 def make_folder(folder: Path) -> None:
@@ -78,42 +101,89 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Replace `folder` by one that holds exactly `files`, written in their order.
 
     The old folder is moved aside before the new one takes its name and removed after that, so at every instant one
-    of the two is complete on disk: as `folder`, or as the `.old` beside it, which `recover_folder` brings back.
+    of the two is complete on disk: as `folder`, or as the one beside it that `locate` knows.
     """
     part = folder.with_name(f".{folder.name}.part")
-    old = folder.with_name(f".{folder.name}.old")
+    old = _aside(folder)
+    for path in (folder, folder.parent):
+        if path.is_symlink():
+            raise RunError(f"{path} is a symbolic link; nothing is written through it. Put a real folder in its place.")
     with _explained("write", folder):
-        recover_folder(folder)
         _remove(part)
         part.mkdir()
         for name, data in files.items():
             _write_and_sync(part / name, data, os.O_EXCL)
         sync_folder(part)
-        if folder.is_symlink():
-            raise RunError(f"{folder} is a symbolic link; nothing is written through it")
-        if folder.exists():
+        if folder.exists():  # where it is not, the last replacement was cut off, and `old` is all there is
+            sync_folder(folder.parent)
+            _remove(old)
             folder.rename(old)
         part.rename(folder)
         sync_folder(folder.parent)
         _remove(old)
 
 
-def recover_folder(folder: Path) -> None:
-    """Finish a replacement that was cut off between its two renames: bring the old folder back."""
-    old = folder.with_name(f".{folder.name}.old")
-    if old.exists() and not old.is_symlink():
-        if folder.exists():
-            _remove(old)
-        else:
-            old.rename(folder)
-            sync_folder(folder.parent)
+def locate(folder: Path) -> tuple[Path, tuple[int, int] | None]:
+    """Where the content of a folder that `write_folder` replaces is now, and which it is; None where there is none."""
+    for path in (folder, _aside(folder)):
+        with contextlib.suppress(OSError):
+            found = path.stat()
+            return path, (found.st_ino, found.st_mtime_ns)
+    return folder, None
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder of plain files; links inside are removed, never followed."""
+    """Remove a folder of plain files; links are removed, never followed."""
     if folder.is_symlink():
         folder.unlink()
     elif folder.exists():
         for entry in folder.iterdir():
             entry.unlink()
         folder.rmdir()
+
+
+# --- one writer -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`; RunError, with who holds it, where somebody else does.
+
+    The system lets go of it when the process ends, however it ends, so there are no stale locks to take over. Where
+    the system or the file system has no such locks, nothing is held.
+    """
+    with _explained("lock", path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NOT_THROUGH_LINKS, 0o666)
+        try:
+            if not _lock(descriptor):
+                holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+                raise RunError(f"{path.parent} is in use by {holder}. Wait until it ends, or stop it; then try again.")
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        except BaseException:
+            os.close(descriptor)
+            raise
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether this process holds the file now."""
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    return True

@@ -5,6 +5,7 @@ Pure functions of the records that metrics.jsonl holds, so a resumed run decides
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -17,21 +18,22 @@ Mode = Literal["auto", "min", "max"]
 def best_index(history: Sequence[Record], monitor: str, mode: Mode = "auto", min_delta: float = 0.0) -> int | None:
     """Index of the last record that was better than all before it by more than `min_delta`; None where none counts.
 
-    A value that is null, as a NaN is in JSON, is never best.
+    A value that is no finite number, or null, as a NaN is in JSON, is never best.
     """
     sign = -1.0 if mode == "min" or (mode == "auto" and lower_is_better(monitor)) else 1.0
     best: int | None = None
     for index, record in enumerate(history):
         value = record[monitor]
-        if value is not None and (best is None or sign * (value - history[best][monitor]) > min_delta):
+        if value is None or not math.isfinite(value):
+            continue
+        if best is None or sign * (value - history[best][monitor]) > min_delta:
             best = index
     return best
 
 
 def is_best(history: Sequence[Record], monitor: str, mode: Mode = "auto") -> bool:
-    """Whether the last epoch is the best so far; the first one is until a value has been measured."""
-    best = best_index(history, monitor, mode)
-    return best == len(history) - 1 or (best is None and len(history) == 1)
+    """Whether the last epoch is the best so far."""
+    return best_index(history, monitor, mode) == len(history) - 1
 
 
 def should_stop(

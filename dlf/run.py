@@ -9,10 +9,12 @@ runs/mnist-20261123-101500-3f2a/
   checkpoints/best/      the same, chosen by the monitored metric
   evaluation-test.json   what `dlf evaluate` found
   train.log              what was said while training
+  .lock                  held by the process that trains
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -29,6 +31,7 @@ from dlf.registry import did_you_mean
 Status = Literal["running", "completed", "interrupted", "diverged", "failed"]
 Record = Mapping[str, Any]
 
+_STAMP = re.compile(r"\d{8}-\d{6}(?=-[0-9a-f]{4}$)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RESERVED = {"con", "prn", "aux", "nul", "latest", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
@@ -42,6 +45,13 @@ def check_name(name: str) -> str:
     if name.split(".", maxsplit=1)[0].lower() in _RESERVED:
         raise ValueError(f"{name!r} cannot name a run: the name is reserved")
     return name
+
+
+class Info(dict[str, Any]):
+    """What run.json holds; an entry that dlf writes and that is not there is a RunError."""
+
+    def __missing__(self, key: str) -> Any:
+        raise RunError(f"run.json has no {key!r}: `dlf train` did not write it, or it was edited. Train a new run.")
 
 
 class RunDirectory:
@@ -84,15 +94,16 @@ class RunDirectory:
     @classmethod
     def find(cls, run: str, runs: Path) -> RunDirectory:
         """The run that an id, a unique prefix of one, a path or `latest` means."""
-        path = Path(run)
-        if (path / "run.json").is_file():
-            return cls(path)
-        folders = runs.iterdir() if runs.is_dir() else ()
-        known = sorted(folder.name for folder in folders if (folder / "run.json").is_file())
+        if _is_run(Path(run)):
+            return cls(Path(run))
+        try:
+            known = sorted(folder.name for folder in runs.iterdir() if _is_run(folder))
+        except OSError:  # no such folder, or not for us
+            known = []
         if not known:
             raise RunError(f"no run {run!r}: there are no runs below {runs.absolute()}. Train one, or name --runs-dir.")
         if run == "latest":
-            return cls(max((runs / name for name in known), key=lambda path: (path / "run.json").stat().st_ctime_ns))
+            return max((cls(runs / name) for name in known), key=cls._started)
         matches = [run] if run in known else [name for name in known if run and name.startswith(run)]
         if len(matches) > 1:
             raise UsageError(f"{run!r} begins {len(matches)} runs: {', '.join(matches[:5])}. Write more of the id.")
@@ -101,20 +112,33 @@ class RunDirectory:
             raise RunError(f"no run {run!r} below {runs.absolute()}.{hint} `latest` is the last one started.")
         return cls(runs / matches[0])
 
+    def _started(self) -> tuple[str, int]:
+        """When: by the id, which copying keeps, and within a second by the file that is written first and only once."""
+        stamp = _STAMP.search(self.id)
+        with contextlib.suppress(OSError):
+            return stamp.group() if stamp else "", self.source.stat().st_mtime_ns
+        return stamp.group() if stamp else "", 0
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the run, so that no other process trains it; RunError where one does."""
+        return durable.locked(self.path / ".lock")
+
     def begin(self, source: str, overrides: Iterable[str], resolved: str) -> None:
         """Keep the experiment as it was written, with its overrides, and as it was resolved."""
         given = "".join(f"# override: {json.dumps(override)}\n" for override in overrides)
         durable.write(self.source, (given + source).encode())
+        self.write_config(resolved)
+
+    def write_config(self, resolved: str) -> None:
+        """Keep the resolved experiment, in the place of what it was."""
         durable.write(self.config, resolved.encode())
 
-    def read_info(self) -> dict[str, Any]:
+    def read_info(self) -> Info:
         """What run.json holds."""
         try:
-            info = json.loads(self._info.read_bytes())
-            assert isinstance(info, dict)
-        except (OSError, ValueError, AssertionError) as error:
+            return Info(_json_object(self._info.read_bytes()))
+        except (OSError, ValueError) as error:
             raise RunError(f"{self._info} cannot be read: {error}") from error
-        return info
 
     def write_info(self, **changes: Any) -> None:
         """Set these entries of run.json and keep the others."""
@@ -130,7 +154,7 @@ class RunDirectory:
     def read_metrics(self) -> list[Record]:
         """Every epoch so far; a last line that was cut off while it was written is not counted."""
         try:
-            return [json.loads(line) for line in self._metrics_lines()]
+            return [_json_object(line) for line in self._metrics_lines()]
         except ValueError as error:
             raise RunError(f"{self.metrics} is damaged: {error}") from error
 
@@ -142,13 +166,38 @@ class RunDirectory:
         durable.write(self.metrics, b"".join(line + b"\n" for line in lines[:epochs]))
 
     def _metrics_lines(self) -> list[bytes]:
-        return self.metrics.read_bytes().split(b"\n")[:-1] if self.metrics.exists() else []
+        try:
+            return self.metrics.read_bytes().split(b"\n")[:-1] if self.metrics.exists() else []
+        except OSError as error:
+            raise RunError(f"{self.metrics} cannot be read: {error.strerror}") from error
+
+    def note(self, text: str) -> bool:
+        """Add a line, with the time, to train.log; whether that worked. Nothing depends on it."""
+        return durable.note(self.log, f"{now()} {text}\n")
 
     def write_evaluation(self, split: str, result: Record) -> Path:
         """Keep what `dlf evaluate` found; the file it was written to."""
         path = self.path / f"evaluation-{split}.json"
         durable.write(path, to_json(result, indent=2))
         return path
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        return (folder / "run.json").is_file()
+    except (OSError, ValueError):  # not for us, a name that is too long, a NUL
+        return False
+
+
+def _json_object(text: bytes) -> dict[str, Any]:
+    """The JSON object that is written there; ValueError, with what it is instead, where it is none."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, got {text[:40]!r}")
+    return value
 
 
 def now() -> str:

@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from dlf import checkpoint
 from dlf import data as data_module
+from dlf.commands.train import threads
 from dlf.config import ExperimentConfig, load
 from dlf.data import Data
 from dlf.engine import Experiment, evaluate
-from dlf.errors import DataError, RunError
+from dlf.errors import DataError
 from dlf.experiment import assemble, choose_device
 from dlf.losses import Task
 from dlf.metrics import METRICS
@@ -50,18 +51,14 @@ def open_run(run: RunDirectory, *, which: str | None, device: str | None) -> Ope
     info = run.read_info()
     loaded = load(run.config)
     target = choose_device(device or loaded.config.train.device)
-    data, _ = data_module.load(loaded.config.data_section, target, lambda message: None)
-    if data.sha256 != info["data_sha256"]:
-        raise RunError(
-            f"{run.id} was trained on other data: sha256 {info['data_sha256']} then, {data.sha256} now. "
-            "Bring the old data back, or train a new run."
-        )
+    sha256, split = info["data_sha256"], info["split_sha256"]
+    data = data_module.reload(loaded.config.data_section, target, lambda message: None, sha256=sha256, split=split)
     with loaded.places():
         metrics = _standard_metrics(loaded.config.metrics, info["task"])
         experiment, state, config = assemble(loaded.config.model_copy(update={"metrics": metrics}), data, target)
     chosen = which or info["result"]
-    checkpoint.load(run.best if chosen == "best" else run.last, state)
-    return Opened(run, config, data, experiment, state.network, chosen, state.epoch)
+    epoch = checkpoint.load_network(run.best if chosen == "best" else run.last, state.network)
+    return Opened(run, config, data, experiment, state.network, chosen, epoch)
 
 
 def evaluate_run(
@@ -73,7 +70,8 @@ def evaluate_run(
     part = opened.data.part(split)
     if not len(part):
         raise DataError(f"{run.id} has no {split} samples: data.{'validation' if split == 'val' else split} is 0")
-    found = evaluate(opened.network, opened.experiment, part)
+    with threads(opened.config.train.threads):
+        found = evaluate(opened.network, opened.experiment, part)
     result = {
         "run": run.id,
         "checkpoint": opened.checkpoint,

@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import torch
 
 from dlf import checkpoint, environment
 from dlf import data as data_module
+from dlf.commands.listeners import Display as Display  # noqa: PLC0414 -- belongs to the face of `train`
+from dlf.commands.listeners import Logged
+from dlf.commands.stopping import Interruption, StoppedError, signals
 from dlf.config import EarlyStopping, ExperimentConfig, Loaded, load
 from dlf.data import Data
 from dlf.datasets import DataSection
-from dlf.engine import Experiment, TrainState, fit
-from dlf.errors import DivergedError, DlfError, RunError, UsageError
+from dlf.engine import Experiment, TrainState, check_finite, fit
+from dlf.errors import DivergedError, RunError, UsageError
 from dlf.experiment import assemble, check_memory, choose_device
-from dlf.history import best_index, is_best, should_stop
+from dlf.history import Mode, best_index, is_best, should_stop
+from dlf.metrics import best as better
+from dlf.metrics import column
 from dlf.model import draw
-from dlf.run import Record, RunDirectory, Status, now
-
-
-class Display(Protocol):
-    """Who is told what happens while training; dlf/display.py draws it, a test or a notebook may listen."""
-
-    def message(self, text: str) -> None:
-        """Something the user should know: a download, a fallback, a warning."""
-
-    def start(self, run: RunDirectory, config: ExperimentConfig, experiment: Experiment, state: TrainState) -> None:
-        """Training begins, or goes on, from `state`."""
-
-    def step(self, state: TrainState) -> None:
-        """One update is done; called from the hot loop, so it must return at once and never read a tensor."""
-
-    def epoch(self, record: Record, best: bool) -> None:
-        """One epoch is done and saved."""
-
-    def end(self) -> None:
-        """Training is over, whatever the reason."""
+from dlf.registry import Flaw, InvalidError
+from dlf.run import Info, Record, RunDirectory, Status, now
+from dlf.schedules import factor
 
 
 @dataclass(frozen=True)
@@ -60,54 +46,50 @@ class TrainResult:
     seconds: float
 
 
-class StoppedError(DlfError):
-    """A signal asked the training to stop; the state is saved. The exit code is the shell's for that signal."""
-
-    def __init__(self, number: int, run: RunDirectory) -> None:
-        # Ctrl-C and SIGTERM as the shell counts them: 130 and 143
-        self.exit_code = 128 + number
-        super().__init__(
-            f"stopped by {signal.Signals(number).name}; everything up to the last step is saved. "
-            f"Go on with: dlf train --resume {run.path}"
-        )
-
-
 def train(loaded: Loaded, *, runs: Path, display: Display) -> TrainResult:
     """Train the experiment in a new run directory below `runs`."""
+    with threads(loaded.config.train.threads):
+        return _train_new(loaded, runs, Logged(display))
+
+
+def _train_new(loaded: Loaded, runs: Path, display: Logged) -> TrainResult:
     config = loaded.config
-    device = _set_up_machine(config)
+    device = choose_device(config.train.device)
     with loaded.places():  # what can be refused without the data is refused before they are read
         spec = data_module.known_spec(config.data_section)
         if spec is not None:
             check_memory(draw(config, spec), config.optimizer, device)
-    messages: list[str] = []
-    data, section = data_module.load(config.data_section, device, display.message, messages.append)
-    _warn(config.data_section, section, messages, data, display)
+    reasons: list[str] = []
+    data, section = data_module.load(config.data_section, device, display.message, reasons.append)
+    _warn(config.data_section, section, reasons, data, display)
     with loaded.places():
         experiment, state, resolved = assemble(config.model_copy(update={"data": section}), data, device)
+        _check_monitors(resolved, experiment)
     run = RunDirectory.create(runs, config.name)
-    run.begin(loaded.text, loaded.overrides.values(), resolved.to_yaml())
-    run.write_info(
-        id=run.id,
-        status="running",
-        started=now(),
-        seed=config.seed,
-        data=data.name,
-        requested_data=config.data.type,
-        fallback_reason=messages[0] if messages else None,
-        data_sha256=data.sha256,
-        split_sha256=data.split_sha256,
-        files=dict(data.files),
-        samples={"train": len(data.train), "val": len(data.validation), "test": len(data.test)},
-        classes=data.classes,
-        features=data.features,
-        task=experiment.task,
-        monitor=resolved.monitor,
-        result=_result_checkpoint(resolved),
-        precision=resolved.train.precision,
-        **environment.describe(device),
-    )
-    return _train(run, resolved, experiment, state, display)
+    with run.locked():
+        display.attach(run)
+        run.begin(loaded.text, loaded.overrides.values(), resolved.to_yaml())
+        run.write_info(
+            id=run.id,
+            status="running",
+            started=now(),
+            seed=config.seed,
+            data=data.name,
+            requested_data=config.data.type,
+            fallback_reason=reasons[0] if reasons else None,
+            data_sha256=data.sha256,
+            split_sha256=data.split_sha256,
+            files=dict(data.files),
+            samples={"train": len(data.train), "val": len(data.validation), "test": len(data.test)},
+            classes=data.classes,
+            features=data.features,
+            task=experiment.task,
+            monitor=resolved.monitor,
+            result=_result_checkpoint(resolved),
+            precision=resolved.train.precision,
+            **environment.describe(device),
+        )
+        return _train(run, resolved, experiment, state, [], display)
 
 
 def resume(
@@ -116,50 +98,85 @@ def resume(
     """Go on exactly where the run stopped; a finished run is left as it is unless `train.epochs` was raised."""
     if wrong := [text for text in overrides if not text.startswith("train.epochs=")]:
         raise UsageError(f"a resumed run keeps its settings; only train.epochs=N can be given, got {', '.join(wrong)}")
-    loaded = load(run.config, [*overrides, *([f"train.device={device}"] if device else [])])
-    config, info = loaded.config, run.read_info()
-    target = _set_up_machine(config)
-    data, _ = data_module.load(config.data_section, target, display.message)
-    if (data.sha256, data.split_sha256) != (info["data_sha256"], info["split_sha256"]):
-        raise RunError(
-            f"the data changed since {run.id} was started: sha256 {info['data_sha256']} then, {data.sha256} now "
-            f"(split {info['split_sha256'][:12]}, {data.split_sha256[:12]}). Bring the old data back, or train anew."
+    loaded = load(run.config, overrides)
+    config, info, history = loaded.config, run.read_info(), run.read_metrics()
+    if config.train.epochs < len(history):
+        raise UsageError(
+            f"{run.id} has {len(history)} epochs already; train.epochs={config.train.epochs} is in its past"
         )
+    if info["status"] == "completed" and _is_over(history, config):
+        display.message(f"{run.id} is finished: nothing to do. train.epochs=N with a larger N trains further.")
+        return _result(run, config, info, history)
+    with threads(config.train.threads), run.locked():
+        told = Logged(display)
+        told.attach(run)
+        return _resume(run, loaded, choose_device(device or config.train.device), told)
+
+
+def _resume(run: RunDirectory, loaded: Loaded, device: torch.device, display: Logged) -> TrainResult:
+    info = run.read_info()
+    sha256, split = info["data_sha256"], info["split_sha256"]
+    data = data_module.reload(loaded.config.data_section, device, display.message, sha256=sha256, split=split)
     with loaded.places():
-        experiment, state, config = assemble(config, data, target)
-    if run.last.exists():
+        experiment, state, config = assemble(loaded.config, data, device)
+    if checkpoint.exists(run.last):
         checkpoint.load(run.last, state)
+    elif run.read_metrics() or checkpoint.exists(run.best):
+        raise RunError(
+            f"{run.last} is gone, and {run.id} had been trained. To go on from its best epoch, copy {run.best} there; "
+            "to start anew, train its config.yaml."
+        )
     run.keep_metrics(state.epoch)
-    return _train(run, config, experiment, state, display)
+    kept = load(run.config).config
+    if config.train.epochs != kept.train.epochs:
+        _warn_of_another_course(kept, config, experiment, state, run.read_metrics(), display)
+        run.write_config(loaded.config.to_yaml())
+    here = environment.describe(device)
+    _warn_of_another_machine(info, here, display)
+    resumed = {"at": now(), "epoch": state.epoch, "step": state.step, "epochs": config.train.epochs, **here}
+    run.write_info(status="running", resumed=[*info.get("resumed", []), resumed])
+    return _train(run, config, experiment, state, run.read_metrics(), display)
 
 
 def _train(
-    run: RunDirectory, config: ExperimentConfig, experiment: Experiment, state: TrainState, display: Display
+    run: RunDirectory,
+    config: ExperimentConfig,
+    experiment: Experiment,
+    state: TrainState,
+    history: list[Record],
+    display: Logged,
 ) -> TrainResult:
     """From `state` to the end, or to what stops it; the status in run.json says which."""
-    history = list(run.read_metrics())
     status: Status = "failed"
     try:
-        with _signals() as received:
+        with signals() as received:
             display.start(run, config, experiment, state)
             _loop(run, config, experiment, state, history, display, received)
         status = "interrupted" if received else "completed"
-    except DivergedError:
+    except DivergedError as error:
         status = "diverged"
-        raise
+        saved = f"{run.last} (epoch {len(history)})" if checkpoint.exists(run.last) else "none: no epoch was finished"
+        raise DivergedError(f"{error} Last good checkpoint: {saved}.") from None
     finally:
         display.end()
-        run.write_info(status=status, finished=now(), epochs=state.epoch, step=state.step)
+        result = (
+            _result_checkpoint(config) if best_index(history, config.monitor, _mode(config)) is not None else "last"
+        )
+        run.write_info(status=status, finished=now(), epochs=len(history), step=state.step, result=result)
     if received:
         raise StoppedError(received[0], run)
-    best = best_index(history, config.monitor)
+    return _result(run, config, run.read_info(), history)
+
+
+def _result(run: RunDirectory, config: ExperimentConfig, info: Info, history: Sequence[Record]) -> TrainResult:
+    best = best_index(history, config.monitor, _mode(config))
     return TrainResult(
         run=run.id,
         path=str(run.path),
-        status=status,
-        data=experiment.data.name,
-        requested_data=run.read_info()["requested_data"],
-        epochs=state.epoch,
+        status="completed",
+        data=info["data"],
+        requested_data=info["requested_data"],
+        epochs=len(history),
         monitor=config.monitor,
         best=history[best if best is not None else -1],
         last=history[-1],
@@ -173,70 +190,73 @@ def _loop(
     experiment: Experiment,
     state: TrainState,
     history: list[Record],
-    display: Display,
+    display: Logged,
     received: Sequence[int],
 ) -> None:
     """Train, measure, save, decide: the order of an epoch."""
-    if _stops(history, config.train.early_stopping):
-        return
 
     def on_step(state: TrainState) -> None:
         display.step(state)
         if received:
-            raise _Interruption
+            raise Interruption
 
+    if _is_over(history, config):
+        return
     try:
         for record in fit(state, experiment, epochs=config.train.epochs, history=history, on_step=on_step):
             history.append(run.append_metrics(record))
-            best = is_best(history, config.monitor)
+            best = is_best(history, config.monitor, _mode(config))
             if best:
                 checkpoint.save(run.best, state)
             checkpoint.save(run.last, state)  # the commit point of an epoch
             display.epoch(history[-1], best)
-            if received or _stops(history, config.train.early_stopping):
+            if received or _is_over(history, config):
                 break
-    except _Interruption:
+    except Interruption:
+        check_finite(state)
         checkpoint.save(run.last, state)
 
 
-class _Interruption(Exception):  # noqa: N818 -- not an error: it carries a signal from a step out of the loop
-    """A signal arrived; raised between two steps, where the state is whole."""
+def _is_over(history: Sequence[Record], config: ExperimentConfig) -> bool:
+    """Whether all epochs are done, or early stopping has had enough."""
+    stopping = config.train.early_stopping
+    if len(history) >= config.train.epochs:
+        return True
+    return stopping is not None and should_stop(history, **stopping.model_dump(exclude={"restore_best"}))
 
 
-def _stops(history: Sequence[Record], stopping: EarlyStopping | None) -> bool:
-    if stopping is None or not history:
-        return False
-    settings = stopping.model_dump(exclude={"restore_best"})
-    return should_stop(history, **settings)
+def _mode(config: ExperimentConfig) -> Mode:
+    """Which direction of the monitored metric is better, where early stopping, which watches the same, says so."""
+    stopping: EarlyStopping | None = config.train.early_stopping
+    return stopping.mode if stopping is not None and stopping.monitor == config.monitor else "auto"
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT, SIGTERM and SIGHUP instead of dying of them; a second one of a kind acts as it always does."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # Python delivers signals to the main thread only
-        yield received
-        return
-    numbers = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))]
-    before = {number: signal.getsignal(number) for number in numbers}
-
-    def note(number: int, frame: object) -> None:
-        received.append(number)
-        signal.signal(number, before[number])
-
+def threads(count: int | None) -> Iterator[None]:
+    """Use so many threads for the CPU's arithmetic, and what was set before afterwards; None leaves them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
     try:
-        for number in numbers:
-            signal.signal(number, note)
-        yield received
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        torch.set_num_threads(before)
 
 
-def _set_up_machine(config: ExperimentConfig) -> torch.device:
-    if config.train.threads is not None:
-        torch.set_num_threads(config.train.threads)
-    return choose_device(config.train.device)
+def _check_monitors(config: ExperimentConfig, experiment: Experiment) -> None:
+    """InvalidError where something watches a column that this task has not, or that holds more than one number."""
+    columns = {"train_loss", f"train_{experiment.headline}", "penalty"}
+    if len(experiment.data.validation):
+        single = [column(metric) for metric in config.metrics if better(metric) is not None]
+        columns |= {f"val_{name}" for name in ("loss", experiment.headline, *single)}
+    watched: dict[tuple[str, ...], str | None] = {("train", "monitor"): config.monitor}
+    if config.train.early_stopping is not None:
+        watched["train", "early_stopping", "monitor"] = config.train.early_stopping.monitor
+    if "monitor" in config.schedule.parameters:
+        watched["schedule", "monitor"] = config.schedule.parameters["monitor"]
+    message = f"is not one number of this {experiment.task} experiment. Those are: {', '.join(sorted(columns))}"
+    flaws = [Flaw(path, f"{name!r} {message}") for path, name in watched.items() if name not in columns]
+    if flaws:
+        raise InvalidError(flaws)
 
 
 def _result_checkpoint(config: ExperimentConfig) -> str:
@@ -245,7 +265,7 @@ def _result_checkpoint(config: ExperimentConfig) -> str:
     return "last" if stopping is not None and not stopping.restore_best else "best"
 
 
-def _warn(requested: DataSection, used: DataSection, reasons: Sequence[str], data: Data, display: Display) -> None:
+def _warn(requested: DataSection, used: DataSection, reasons: Sequence[str], data: Data, display: Logged) -> None:
     if used is not requested:
         display.message(reasons[0])
         display.message(
@@ -257,3 +277,31 @@ def _warn(requested: DataSection, used: DataSection, reasons: Sequence[str], dat
         display.message(
             f"warning: {len(data.constant)} input columns never vary in the training part and tell nothing: {names}"
         )
+
+
+def _warn_of_another_course(
+    before: ExperimentConfig,
+    after: ExperimentConfig,
+    experiment: Experiment,
+    state: TrainState,
+    history: Sequence[Record],
+    display: Logged,
+) -> None:
+    """Say so when the epochs that are done would have had other learning rates in a run that was this long at once."""
+    per_epoch = experiment.steps_per_epoch
+    for step in range(0, state.step, per_epoch):
+        rates = {factor(c.schedule, step, per_epoch, c.train.epochs, history) for c in (before, after)}
+        if len(rates) > 1:
+            display.message(
+                f"warning: {after.schedule.type} depends on train.epochs: the epochs so far followed the schedule of "
+                f"{before.train.epochs} epochs, so this run differs from one of {after.train.epochs} at once"
+            )
+            return
+
+
+def _warn_of_another_machine(info: Info, here: dict[str, Any], display: Logged) -> None:
+    """Say what may make the rest of a run differ in its last bits from one that was never stopped."""
+    watched = ("dlf", "python", "packages", "device", "device_name", "cpu_capability", "threads")
+    changed = [f"{name} {info[name]} -> {here[name]}" for name in watched if info[name] != here[name]]
+    if changed:
+        display.message("warning: the last bits may differ from a run that was never stopped: " + "; ".join(changed))
