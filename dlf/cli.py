@@ -5,8 +5,10 @@ Nothing heavy is imported at the top: `dlf --help`, `--version` and shell comple
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -14,19 +16,21 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from dlf import __version__
-from dlf.errors import DlfError, UsageError
+from dlf.errors import DlfError, MachineError, UsageError
+
+# what Typer raises for words that do not fit is click's, which newer Typers carry inside of themselves
+_BadWords: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="dlf",
     help="Deep learning fundamentals: one YAML file in, a trained, evaluated and explained neural network out.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the run directories.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes CUDA when there is one.")]
-Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; errors and the result only.")]
 Overrides = Annotated[
     list[str] | None,
@@ -74,16 +78,19 @@ def train(
     name: Annotated[str | None, typer.Option(help="Beginning of the run's id.")] = None,
     device: Device = None,
     runs_dir: RunsDir = Path("runs"),
-    json: Json = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Train the experiment of CONFIG and write a run directory."""
+    from dataclasses import asdict
+
     from dlf import display, shipped
     from dlf.commands import train as command
     from dlf.config import load
     from dlf.run import RunDirectory
 
     given = list(overrides or ())
+    device = _checked_device(device)
     screen = display.training(quiet=quiet)
     if resume is not None:
         if name is not None:
@@ -93,11 +100,11 @@ def train(
     elif config is None:
         raise UsageError("which experiment? Give a file or one of: " + ", ".join(shipped.names()))
     else:
-        given += [f"name={name}"] if name is not None else []
+        given += [f"name={_checked_name(name)}"] if name is not None else []
         given += [f"train.device={device}"] if device is not None else []
         loaded = load(shipped.find(config), given)
         result = command.train(loaded, runs=runs_dir, display=screen)
-    _print_json(result.__dict__) if json else display.show_training(result)
+    _show_json(asdict(result)) if as_json else display.show_training(result)
 
 
 @app.command()
@@ -107,7 +114,7 @@ def evaluate(
     checkpoint: Annotated[Checkpoint | None, typer.Option(help="Which weights; default: the run's result.")] = None,
     device: Device = None,
     runs_dir: RunsDir = Path("runs"),
-    json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure a run's checkpoint on the test (or validation) part."""
     from dlf import display
@@ -115,9 +122,12 @@ def evaluate(
     from dlf.run import RunDirectory
 
     result = evaluate_run(
-        RunDirectory.find(run, runs_dir), split=split.value, which=checkpoint and checkpoint.value, device=device
+        RunDirectory.find(run, runs_dir),
+        split=split.value,
+        which=checkpoint and checkpoint.value,
+        device=_checked_device(device),
     )
-    _print_json(result) if json else display.show_evaluation(result)
+    _show_json(result) if as_json else display.show_evaluation(result)
 
 
 @app.command()
@@ -128,7 +138,7 @@ def summarize(
     overrides: Overrides = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it: .png, .svg or .pdf.")] = None,
     runs_dir: RunsDir = Path("runs"),
-    json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the architecture: layers, shapes, parameters, multiply-adds, bytes."""
     from dataclasses import asdict
@@ -141,7 +151,7 @@ def summarize(
         from dlf.drawing import draw_architecture
 
         draw_architecture(summary, plot)
-    _print_json(asdict(summary)) if json else display.show_summary(summary)
+    _show_json(asdict(summary)) if as_json else display.show_summary(summary)
 
 
 @app.command()
@@ -149,7 +159,7 @@ def schema() -> None:
     """Print the JSON Schema of experiment files, for completion in editors."""
     from dlf.config import json_schema
 
-    _print_json(json_schema())
+    _show_json(json_schema())
 
 
 @app.command()
@@ -158,24 +168,74 @@ def init(
     file: Annotated[Path | None, typer.Argument(help="Where to write it; default: NAME.yaml.")] = None,
 ) -> None:
     """Write a shipped experiment file, with its comments, to start from."""
+    from dlf import display
     from dlf.commands.init import init as command
 
-    print(command(name, file))
+    display.show_text("".join(f"{path}\n" for path in command(name, file)))
 
 
-def _print_json(value: Any) -> None:
+def _checked_name(name: str) -> str:
+    from dlf.run import check_name
+
+    try:
+        return check_name(name)
+    except ValueError as error:
+        raise UsageError(f"--name: {error}") from None
+
+
+def _checked_device(name: str | None) -> str | None:
+    if name is None:
+        return None
+    from dlf.config import check_device
+
+    try:
+        return check_device(name)
+    except ValueError as error:
+        raise UsageError(f"--device: {error}") from None
+
+
+def _show_json(value: Any) -> None:
+    """One JSON document in ASCII, which every terminal and every locale takes."""
+    from dlf.display import show_text
     from dlf.run import to_json
 
-    sys.stdout.write(to_json(value, indent=2).decode())
+    show_text(json.dumps(json.loads(to_json(value)), indent=2) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0, or the exit code of the failure (dlf/errors.py)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(args=arguments, prog_name="dlf")
+        code = app(args=words or ["--help"], prog_name="dlf", standalone_mode=False)
     except DlfError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+        _fail(error)
+    except _BadWords as error:
+        _fail(UsageError(_in_words(error)))
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
-    sys.exit(0)
+    except OSError as error:
+        _fail(MachineError(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        _fail(MachineError(f"out of memory. Use a smaller data.batch_size or network. {error}".rstrip()))
+    sys.exit(code or 0)
+
+
+def _fail(error: DlfError) -> NoReturn:
+    if sys.stderr is not None:
+        with suppress(OSError):  # nobody reads it: the exit code still says it
+            print(f"error: {error}", file=sys.stderr, flush=True)
+    sys.exit(error.exit_code)
+
+
+def _in_words(error: Any) -> str:
+    """What Typer says of the words of a command, and where the right ones are written."""
+    command = error.ctx.command_path if error.ctx else "dlf"
+    return f"{error.format_message()}\nSee {command} --help"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Also what torch says of it, for which nothing is to be imported here: its own class, and a text on CPUs."""
+    own = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    return isinstance(error, MemoryError) or own or "DefaultCPUAllocator" in str(error)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, get_args
@@ -73,11 +74,12 @@ class Component(Section):
 
 
 class Flaw(NamedTuple):
-    """One thing wrong at `path`; `at_key` when the key itself is wrong rather than its value."""
+    """One thing wrong at `path`: `at_key` when the key itself is, `wants_text` when its value should have been text."""
 
     path: Path
     message: str
     at_key: bool = False
+    wants_text: bool = False
 
 
 class InvalidError(ValueError):
@@ -105,6 +107,12 @@ class Entry(Generic[F]):
     def summary(self) -> str:
         """The first line of the function's docstring."""
         return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
+
+    def mentions(self, parameter: str) -> str:
+        """The sentences of the docstring in which a parameter occurs; the first line where there are none."""
+        words = " ".join((inspect.getdoc(self.function) or "").split())
+        sentences = [text for text in re.split(r"(?<=\.) ", words) if re.search(rf"\b{parameter}\b", text)]
+        return " ".join(sentences) or self.summary
 
 
 class Registry(Generic[F]):
@@ -179,19 +187,30 @@ class Registry(Generic[F]):
             raise InvalidError([Flaw((), f"'type' is missing: which {self.kind}? Known: {known}")])
         if not isinstance(name, str) or name not in self._entries:
             raise InvalidError([Flaw(("type",), self.unknown(name))])
+        model = self.get(name).model
         try:
-            return self.get(name).model.model_validate({**value, "type": name})
+            return model.model_validate({**value, "type": name})
         except ValidationError as error:
-            raise InvalidError(flaws(error, self.get(name).model)) from None
+            raise InvalidError(self._with_owners(name, flaw) for flaw in flaws(error, model)) from None
+
+    def _with_owners(self, name: str, flaw: Flaw) -> Flaw:
+        """A key that other entries of this kind know: say which, for it may be spelt right and `type` be wrong."""
+        if not flaw.at_key or len(flaw.path) > 1:
+            return flaw
+        owners = [entry.name for entry in self._entries.values() if flaw.path[0] in entry.model.model_fields]
+        own = ", ".join(_fields_at(self.get(name).model, ())[1:]) or "nothing but type"
+        message = f"unknown key for {name}, which takes {own}; {flaw.path[0]!r} is for {', '.join(owners)}"
+        return flaw._replace(message=message) if owners else flaw
 
     def json_schema(self) -> dict[str, Any]:
         """JSON Schema of one component of this kind: a name, or a mapping with `type`."""
-        template = "#/$defs/{model}"
         mappings, names, definitions = [], [], {}
         for entry in self._entries.values():
-            schema = entry.model.model_json_schema(ref_template=template)
+            schema = schema_of(entry.model)
             definitions.update(schema.pop("$defs", {}))
             schema["properties"]["type"] = {"const": entry.name, "description": entry.summary}
+            for name, parameter in schema["properties"].items():
+                parameter.setdefault("description", entry.mentions(name))
             if entry.name != self.default:
                 schema["required"] = ["type", *(key for key in schema.get("required", []) if key != "type")]
             definitions[entry.model.__name__] = schema
@@ -221,7 +240,29 @@ class one_of:  # noqa: N801 -- reads as an annotation: Annotated[Component, one_
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"$ref": f"#/$defs/{self.registry().kind}"}
+        return {_PLACEHOLDER: self.registry().kind}
+
+
+# pydantic follows every $ref that it meets, and those to registries lead to what it has not made
+_PLACEHOLDER = "x-registry"
+
+
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """JSON Schema of one section, without titles; components are references to #/$defs/KIND."""
+    schema: dict[str, Any] = _finished(model.model_json_schema(ref_template="#/$defs/{model}"))
+    return schema
+
+
+def _finished(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_finished(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    reference = {"$ref": f"#/$defs/{node[_PLACEHOLDER]}"} if _PLACEHOLDER in node else {}
+    kept = {key: value for key, value in node.items() if key != _PLACEHOLDER}
+    if isinstance(kept.get("title"), str):  # pydantic's repetition of the key; a setting called title is a mapping
+        del kept["title"]
+    return {**reference, **{key: _finished(value) for key, value in kept.items()}}
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
@@ -254,10 +295,10 @@ def flaws(error: ValidationError, model: type[BaseModel]) -> list[Flaw]:
             found += [Flaw(path + flaw.path, flaw.message, flaw.at_key) for flaw in cause.flaws]
         elif item["type"] == "extra_forbidden":
             known = _fields_at(model, path[:-1])
-            message = f"unknown key.{did_you_mean(path[-1], known)} Known: {', '.join(known)}"
-            found.append(Flaw(path, message, at_key=True))
+            hint = did_you_mean(path[-1], known) or f" Known: {', '.join(known)}"
+            found.append(Flaw(path, f"unknown key.{hint}", at_key=True))
         else:
-            found.append(Flaw(path, _in_words(item)))
+            found.append(Flaw(path, _in_words(item), wants_text=item["type"] == "string_type"))
     return found
 
 

@@ -14,21 +14,33 @@ _FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 
 def names() -> list[str]:
     """The names of the shipped experiments."""
-    return sorted(path.stem for path in _folder().glob("*.yaml"))
+    return sorted(path.stem for folder in _FOLDERS for path in folder.glob("*.yaml"))
 
 
 def find(config: str) -> Path:
     """The file that CONFIG means: a path, or the name of a shipped experiment; UsageError where it is neither."""
     path = Path(config)
-    if path.exists() or path.suffix or len(path.parts) > 1:
+    if path.suffix or len(path.parts) != 1 or _is_file(path):
         return path
     if config in names():
-        return _folder() / f"{config}.yaml"
-    known = ", ".join(names())
-    raise UsageError(
-        f"{config!r} is no file and no shipped experiment.{did_you_mean(config, names())} Shipped: {known}"
-    )
+        return files(config)[0]
+    raise UsageError(f"{config!r} is no file and no shipped experiment.{_hint(config)}")
 
 
-def _folder() -> Path:
-    return next(folder for folder in _FOLDERS if folder.is_dir())
+def files(name: str) -> list[Path]:
+    """The experiment file of that name, then its data files, which share its stem; UsageError where there is none."""
+    if name not in names():
+        raise UsageError(f"{name!r} is no shipped experiment.{_hint(name)}")
+    found = (path for folder in _FOLDERS for path in folder.glob(f"{name}.*"))
+    return sorted(found, key=lambda path: (path.suffix != ".yaml", path.name))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.exists() and not path.is_dir()  # a pipe is a file too
+    except (OSError, ValueError):  # a name of 300 characters, or with a NUL
+        return False
+
+
+def _hint(name: str) -> str:
+    return f"{did_you_mean(name, names())} Shipped: {', '.join(names())}"
