@@ -1,0 +1,17 @@
+"""Everything that Rich draws: progress and messages on stderr, results on stdout.
+
+    streams.py    streams that never raise, and the consoles that write to them
+    words.py      values as words: numbers, durations, bytes, spark lines
+    epochs.py     one epoch as a line of a log or a row of a terminal
+    progress.py   what is told while training
+    results.py    what is shown afterwards
+
+No failure to draw reaches the training. What a stream refuses (closed, full, a broken pipe, characters that its
+encoding lacks) ends in `streams.Stream`; whatever else goes wrong ends in `progress._Unbreakable`.
+"""
+
+from dlf.display.progress import training
+from dlf.display.results import show_evaluation, show_summary, show_training
+from dlf.display.streams import show_text
+
+__all__ = ["show_evaluation", "show_summary", "show_text", "show_training", "training"]

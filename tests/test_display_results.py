@@ -1,0 +1,360 @@
+"""Values become the right words, results the right tables, and a stdout that fails is treated as what it is."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dlf import display
+from dlf.display.epochs import cells_of, epoch_line
+from dlf.display.words import byte_size, duration, number, safe, spark
+from dlf.errors import MachineError
+from tests.fake_training import record
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8")
+
+
+class Terminal(io.StringIO):
+    """A text stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+# --- words ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0812345, "0.0812"),
+        (0.0, "0.0000"),
+        (12.34567, "12.346"),
+        (123.4567, "123.46"),
+        (1234.567, "1234.6"),
+        (-0.5, "-0.5000"),
+        (0.000512, "5.1e-4"),
+        (12345.6, "1.2e4"),
+        (55000, "55,000"),
+        (None, "nan"),
+        (float("nan"), "nan"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_number(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.031, "0.03s"), (9.996, "10.0s"), (12, "12s"), (59.96, "1m00s"), (185.4, "3m05s"), (7500.0, "2h05m")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1023, "0.999 KiB"), (2140160, "2.04 MiB"), (3 * 2**40, "3.0 TiB")]
+)
+def test_byte_size(count: int, text: str) -> None:
+    assert byte_size(count) == text  # 2140160 / 1024^2 = 2.041
+
+
+def test_spark() -> None:
+    assert spark([4, 2, 1], "012") == "210"  # halving is a straight line on a logarithmic scale
+    assert spark([4, 2, 1, -2], "0123") == "3220"  # a linear one, where not all are positive: 6, 4, 3, 0 sixths of 3
+    assert spark([5, None, 5], "012") == "0 0"
+    assert spark([], "012") == ""
+
+
+def test_others_text_cannot_drive_the_terminal() -> None:
+    assert safe("a\x1b[31mb\r\n\x07\u202e\udc80[red]é") == "a\\x1b[31mb\\r\\n\\x07\\u202e\\udc80[red]é"
+
+
+def test_epoch_line_aligns_and_names() -> None:
+    extra = record(10, val_f1=0.5, val_f1_none=[0.1, 0.9], penalty=0.01)
+    lines = [
+        epoch_line(record(3), best=True, epochs=10),
+        epoch_line(extra, best=False, epochs=10),
+    ]
+    assert lines[0] == (
+        "epoch  3/10  train_loss 0.0813  train_accuracy 0.9754  val_loss 0.0731  val_accuracy 0.9789  "
+        "lr 0.00085    2.10s     26,400/s  best"
+    )
+    assert lines[1].endswith("26,400/s  penalty 0.0100  val_f1 0.5000")
+    assert lines[0].index("26,400/s") == lines[1].index("26,400/s")
+
+
+def test_record_without_validation_is_shown() -> None:
+    bare = {key: value for key, value in record(1).items() if not key.startswith("val_")}
+    assert "val_" not in epoch_line(bare, best=False, epochs=1)
+    assert [cell.title for cell in cells_of(bare, 1, 200)][:3] == ["epoch", "train", "train"]
+
+
+# --- results --------------------------------------------------------------------------------------------------------
+
+
+def result(**changes: Any) -> Any:
+    fields = {
+        "run": "mnist-1",
+        "path": str(Path("runs") / "mnist-1"),
+        "status": "completed",
+        "data": "mnist",
+        "requested_data": "mnist",
+        "epochs": 3,
+        "monitor": "val_loss",
+        "best": record(2),
+        "last": record(3, val_f1=0.5),
+        "seconds": 6.3,
+    }
+    return SimpleNamespace(**(fields | changes))
+
+
+def evaluation(classes: tuple[str, ...] | None = ("0", "1", "2"), **changes: Any) -> dict[str, Any]:
+    count = len(classes or ())
+    matrix = [[0] * count for _ in range(count)]
+    for index in range(count):
+        matrix[index][index] = 1000 + index
+        matrix[index][(index + 1) % count] = index
+    found = {
+        "run": "mnist-1",
+        "checkpoint": "best",
+        "epoch": 2,
+        "split": "test",
+        "data": "mnist",
+        "requested_data": "mnist",
+        "samples": 10_000,
+        "task": "classification",
+        "classes": classes,
+        "loss": 0.0731,
+        "accuracy": 0.9789,
+        "f1": 0.97,
+        "auroc": None,
+        "f1_none": [0.9, 0.8],
+        "confusion_matrix": matrix,
+    }
+    return found | changes
+
+
+def layer(index: str, kind: str, shape: tuple[int, ...], parameters: int = 0, depth: int = 0, **more: Any) -> Any:
+    fields = {"automatic": False, "activation": "", "init": "", "buffers": 0, "multiply_adds": parameters} | more
+    return SimpleNamespace(index=index, type=kind, depth=depth, shape=shape, parameters=parameters, **fields)
+
+
+def summary(name: str = "mnist") -> Any:
+    layers = (
+        layer("0", "conv2d", (64, 28, 28), 640, activation="relu", init="he_normal", multiply_adds=115_605_504),
+        layer("1", "residual", (64, 28, 28), 36_928, activation="relu"),
+        layer("1.0", "conv2d", (64, 28, 28), 36_928, depth=1, activation="leaky_relu", init="glorot_uniform"),
+        layer("2", "flatten", (50_176,), automatic=True),
+        layer("3", "linear", (10,), 501_770, activation="identity", init="he_normal"),
+    )
+    return SimpleNamespace(
+        name=name,
+        task="classification",
+        loss="cross_entropy",
+        optimizer="adam",
+        input_shape=(1, 28, 28),
+        batch_size=128,
+        layers=layers,
+        parameters=539_338,
+        buffers=128,
+        multiply_adds=144_000_000,
+        weight_bytes=2_157_352,
+        optimizer_bytes=4_314_704,
+        activation_bytes=512,
+    )
+
+
+def show(what: Callable[[Any], None], value: Any, width: int | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines that `what` prints for a terminal of `width` columns, or for a pipe."""
+    stream = io.StringIO() if width is None else Terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    if width is not None:
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setenv("NO_COLOR", "1")
+    what(value)
+    return stream.getvalue().splitlines()
+
+
+ALL: list[tuple[Callable[[Any], None], Any]] = [
+    (display.show_training, result()),
+    (display.show_evaluation, evaluation()),
+    (display.show_evaluation, evaluation(tuple(f"class number {index}" for index in range(12)))),
+    (display.show_summary, summary()),
+]
+
+
+@pytest.mark.parametrize(("what", "value"), ALL)
+@pytest.mark.parametrize("width", [None, 1, 20, 80])
+def test_results_fit_and_hold_no_escapes(
+    what: Callable[[Any], None], value: Any, width: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = show(what, value, width, monkeypatch)
+    assert not any("\x1b" in line or line != line.rstrip() for line in lines)
+    if width == 80:
+        assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(("what", "value"), ALL)
+def test_colour_is_for_terminals_and_on_request(
+    what: Callable[[Any], None], value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = show(what, value, None, monkeypatch)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    coloured = show(what, value, None, monkeypatch)
+    assert any("\x1b[1m" in line for line in coloured)
+    assert [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in coloured] == plain
+
+
+def test_show_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = show(display.show_training, result(), None, monkeypatch)
+    assert lines[0] == "mnist-1: completed, 3 epochs in 6.30s of training"
+    assert [line.split() for line in lines[1:-3]] == [
+        ["best", "last"],
+        ["epoch", "2", "3"],
+        ["train_loss", "0.1625", "0.0813"],  # 0.65 / 4, 0.65 / 8 in fake_training
+        ["train_accuracy", "0.9754", "0.9754"],
+        ["val_loss", "0.1462", "0.0731", "monitored"],
+        ["val_accuracy", "0.9789", "0.9789"],
+        ["val_f1", "nan", "0.5000"],
+    ]
+    assert lines[-3:] == ["data   mnist", f"saved  {Path('runs') / 'mnist-1'}", "next   dlf evaluate mnist-1"]
+
+
+def test_a_run_elsewhere_is_named_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = show(display.show_training, result(path="/data/my runs/mnist-1"), None, monkeypatch)
+    assert lines[-1] == "next   dlf evaluate '/data/my runs/mnist-1'"
+
+
+@pytest.mark.parametrize(("what", "value"), [(display.show_training, result), (display.show_evaluation, evaluation)])
+def test_a_fallback_is_loud(what: Callable[[Any], None], value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "\n".join(show(what, value(data="digits"), None, monkeypatch))
+    assert "ATTENTION: this is about digits, not mnist" in text
+    assert "ATTENTION" not in "\n".join(show(what, value(), None, monkeypatch))
+
+
+def test_show_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert show(display.show_evaluation, evaluation(), None, monkeypatch) == [
+        "mnist-1, best checkpoint (epoch 2): test part of mnist, 10,000 samples",
+        "loss        0.0731",
+        "accuracy    0.9789",
+        "f1 (macro)  0.9700",
+        "auroc          nan",
+        "",
+        "confusion matrix: rows are the true classes, columns the predicted ones",
+        "     0    1    2",
+        "0 1000    .    .",
+        "1    . 1001    1",
+        "2    2    . 1002",
+    ]
+
+
+def test_many_classes_show_the_worst_confusions(monkeypatch: pytest.MonkeyPatch) -> None:
+    letters = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    lines = show(display.show_evaluation, evaluation(letters), 80, monkeypatch)
+    assert lines[-5:-3] == ["    25  Z taken for A", "    24  Y taken for Z"]  # counts[i][i + 1] = i
+
+
+def test_a_matrix_that_does_not_fit_becomes_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = show(display.show_evaluation, evaluation(), 12, monkeypatch)
+    assert "2 taken for" in " ".join(line.strip() for line in lines)
+
+
+def test_regression_has_no_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = evaluation(None, mae=2.5, task="regression")
+    del found["confusion_matrix"]
+    lines = show(display.show_evaluation, found, None, monkeypatch)
+    assert lines[-1].split() == ["mae", "2.5000"]
+
+
+def test_names_of_classes_are_taken_literally(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("[red]x[/red]", ":smile:", "\x1b[31m")
+    text = "\n".join(show(display.show_evaluation, evaluation(names), None, monkeypatch))
+    for expected in ("0 [red]x[/red]", "1 :smile:", "2 \\x1b[31m"):
+        assert expected in text
+
+
+def test_show_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert show(display.show_summary, summary(), None, monkeypatch) == [
+        "mnist: classification, cross_entropy, input 1x28x28",
+        "layer              output    activation  init            parameters    mult-adds",
+        "0 conv2d           64x28x28  relu        he_normal              640  115,605,504",
+        "1 residual         64x28x28  relu                            36,928       36,928",
+        "  1.0 conv2d       64x28x28  leaky_relu  glorot_uniform      36,928       36,928",
+        "2 flatten (added)  50176                                          0            0",
+        "3 linear           10        identity    he_normal          501,770      501,770",
+        "",
+        "parameters       539,338 trained, 128 not (buffers)",
+        "multiply-adds    144,000,000 a sample",
+        "weights          2.06 MiB",  # 2157352 / 1024^2 = 2.057
+        "optimizer state  4.11 MiB (adam)",
+        "activations      512 B for a batch of 128",
+    ]
+
+
+def test_narrow_summary_drops_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = {width: show(display.show_summary, summary(), width, monkeypatch) for width in (80, 70, 30)}
+    headings = {width: next(line for line in lines if line[:5] == "layer").split() for width, lines in tables.items()}
+    assert headings[80] == ["layer", "output", "activation", "init", "parameters", "mult-adds"]
+    assert headings[70] == ["layer", "output", "activation", "parameters", "mult-adds"]
+    assert headings[30] == ["layer", "parameters"]
+
+
+# --- stdout that fails ----------------------------------------------------------------------------------------------
+
+SHOW = "from dlf.display import show_text; show_text('x' * 100_000 + '\\n'); import sys; sys.exit(7)"
+
+
+def test_a_reader_that_left_is_no_failure() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", SHOW], check=False, stdout=writer, stderr=subprocess.PIPE, timeout=60)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (7, b"")  # went on behind show_text, and Python's own flush was silent
+
+
+def test_closed_stdout_is_no_failure() -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'{sys.executable} -c "{SHOW}" >&-'], check=False, capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (7, b"")
+
+
+def test_full_stdout_is_said() -> None:
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", Full())
+        with pytest.raises(MachineError, match="stdout: No space left on device"):
+            display.show_training(result())
+
+
+def test_letters_that_stdout_lacks_are_escaped() -> None:
+    code = "from dlf.display import show_text; show_text('caf\\u00e9 \\u2581')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, b"caf\\xe9 \\u2581")
