@@ -341,13 +341,16 @@ def _in_words(item: Mapping[str, Any]) -> str:
     kind, received, context = item["type"], item["input"], item.get("ctx", {})
     if kind == "literal_error":
         allowed = [word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")]
-        return f"expected one of {', '.join(allowed)}, got {shown(received)}.{did_you_mean(received, allowed)}"
+        hint = did_you_mean(received, allowed)
+        return f"expected one of {', '.join(allowed)}, got {shown(received)}{'.' + hint if hint else ''}"
     if kind == "value_error":
         return str(context["error"])
     words = _WORDS.get(kind, f"{item['msg']}, got {{got}}")
     text = words.format(got=shown(received), **context)
     if kind == "bool_type" and str(received).lower() in _YAML_1_1_BOOLEANS:
         text += f": in YAML 1.2 that is a word; write {_YAML_1_1_BOOLEANS[str(received).lower()]}"
+    if kind == "string_type" and isinstance(received, int | float):
+        text += ": in quotes it would be text"
     if kind in ("int_type", "float_type") and isinstance(received, str):
         text += _number_hint(received)
     return text
