@@ -35,6 +35,7 @@ class Base(Component):
     """For the assembly."""
 
 
+ONE = [1.0]
 TOYS: Registry[Callable[..., Any]] = Registry("toy", base=Base)
 
 
@@ -50,7 +51,7 @@ def full(
     word: Literal["left", "right"] = "left",
     text: str = "",
     pair: Pair[Share] = (0.1, 0.2),
-    numbers: Annotated[list[float], Field(min_length=1, max_length=2)] = [1.0],
+    numbers: Annotated[list[float], Field(min_length=1, max_length=2)] = ONE,
     toy: Annotated[Component, one_of(lambda: TOYS)] | None = None,
 ) -> dict[str, Any]:
     """First line, with its rate.
@@ -113,7 +114,7 @@ def test_components_do_not_change() -> None:
 
 def test_get_lists_the_known_names() -> None:
     assert TOYS.get("full").facts["fact"] == 3
-    with pytest.raises(KeyError, match="'fulll' is not a toy. Did you mean 'full'\\? Known: full, plain"):
+    with pytest.raises(KeyError, match=re.escape("'fulll' is not a toy. Did you mean 'full'? Known: full, plain")):
         TOYS.get("fulll")
 
 
@@ -238,6 +239,7 @@ def test_long_values_are_shortened() -> None:
 # --- every parameter of every component -----------------------------------------------------------------------------
 
 ENTRIES = [pytest.param(r, r.get(name), id=f"{r.kind}-{name}") for r in REGISTRIES for name in r.names()]
+NONSENSE: tuple[object, ...] = ({"a": {}}, [[]], object)
 PYDANTIC = re.compile(r"Input should|valid |validation|pydantic|unpack|_type|\{.*\}")
 
 
@@ -249,7 +251,7 @@ def reported(registry: Registry[Any], entry: Entry[Any], key: str, value: object
 @pytest.mark.parametrize(("registry", "entry"), ENTRIES)
 def test_nonsense_is_refused_at_its_place_in_our_words(registry: Registry[Any], entry: Entry[Any]) -> None:
     for key in set(entry.model.model_fields) - {"type"}:
-        for nonsense in ({"a": {}}, [[]], object):
+        for nonsense in NONSENSE:
             found = reported(registry, entry, key, nonsense)
             assert found, f"{key}: {nonsense!r} is taken"
             for flaw in found:
