@@ -287,12 +287,12 @@ def shown(value: object) -> str:
 
 def flaws(error: ValidationError, model: type[BaseModel]) -> list[Flaw]:
     """What pydantic found, in our words and with the path of each flaw; nested `InvalidError`s are unfolded."""
-    found = []
+    found: list[Flaw] = []
     for item in error.errors():
         path: Path = tuple(item["loc"])
         cause = item.get("ctx", {}).get("error")
         if isinstance(cause, InvalidError):
-            found += [Flaw(path + flaw.path, flaw.message, flaw.at_key) for flaw in cause.flaws]
+            found += cause.below(*path).flaws
         elif item["type"] == "extra_forbidden":
             known = _fields_at(model, path[:-1])
             hint = did_you_mean(path[-1], known) or f" Known: {', '.join(known)}"
