@@ -96,6 +96,7 @@ def test_tests_of_mnist_may_be_skipped_only_where_it_is_not_at_hand(checkout: Pa
     result = run(checkout, SKIPPED_MNIST)
     assert result.returncode == 1
     assert "a test of it was skipped" in result.stderr
+    assert run(checkout, SKIPPED_MNIST.replace("the files are not here", "no CUDA device")).returncode == 0
 
 
 @pytest.mark.parametrize(
