@@ -24,6 +24,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from dlf.activations import ACTIVATIONS
+from dlf.dropout import Dropout
 from dlf.inits import INITS, chosen
 from dlf.registry import Component, Flaw, InvalidError, Registry, Share, one_of
 
@@ -300,7 +301,7 @@ def dropout(shape: Shape, *, rate: Share = 0.5) -> tuple[nn.Module, Shape]:
 
     In evaluation it does nothing. Srivastava et al., 2014.
     """
-    return nn.Dropout(rate), shape
+    return Dropout(rate), shape
 
 
 @LAYERS.register("alpha_dropout")
