@@ -125,7 +125,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def locate(folder: Path) -> tuple[Path, tuple[int, int] | None]:
     """Where the content of a folder that `write_folder` replaces is now, and which it is; None where there is none."""
-    for path in (folder, _aside(folder)):
+    for path in (folder, _aside(folder), folder):  # again: it may have come back between the two looks
         with contextlib.suppress(OSError):
             found = path.stat()
             return path, (found.st_ino, found.st_mtime_ns)

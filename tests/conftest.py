@@ -19,6 +19,9 @@ from dlf.api import Silent
 from dlf.commands.train import Display, TrainResult
 from dlf.commands.train import train as train_experiment
 from dlf.config import loads
+from dlf.data import load
+from dlf.engine import Experiment, TrainState
+from dlf.experiment import assemble
 
 DATA = os.environ.get("DLF_DATA")  # before any test hides it
 
@@ -27,6 +30,7 @@ settings.register_profile("dlf", deadline=None, derandomize=True, database=None)
 settings.load_profile("dlf")
 
 Train = Callable[..., TrainResult]
+Assembled = Callable[..., tuple[Experiment, TrainState]]
 
 
 def pytest_configure() -> None:
@@ -63,12 +67,14 @@ def mnist(monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def _alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No data folder, no cache of a user, no network beyond this machine."""
+    """No data folder, no cache of a user, no network beyond this machine, no waiting for disks."""
     monkeypatch.delenv("DLF_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setattr(socket.socket, "connect", _local_only(socket.socket.connect))
     monkeypatch.setattr(socket.socket, "connect_ex", _local_only(socket.socket.connect_ex))
     monkeypatch.setattr(socket, "getaddrinfo", _local_names_only(socket.getaddrinfo))
+    # no test cuts the power, and a disk needs milliseconds for each: an fsync only has to be asked of an open file
+    monkeypatch.setattr(os, "fsync", os.fstat)
 
 
 def _local_only(connect: Callable[[socket.socket, Any], Any]) -> Callable[[socket.socket, Any], Any]:
@@ -98,3 +104,15 @@ def train(tmp_path: Path) -> Train:
         return train_experiment(loaded, runs=tmp_path / "runs", display=display or Silent())
 
     return trained
+
+
+@pytest.fixture
+def assembled() -> Assembled:
+    """`assembled(config, *overrides)`: the running objects of a mapping on the CPU, untrained, unwritten."""
+
+    def made(config: Mapping[str, Any], *overrides: str) -> tuple[Experiment, TrainState]:
+        resolved = loads(yaml12.dump(dict(config)), "the test", overrides).config
+        data, _ = load(resolved.data_section, torch.device("cpu"), lambda message: None)
+        return assemble(resolved, data, torch.device("cpu"))[:2]
+
+    return made
