@@ -112,7 +112,7 @@ class ExperimentConfig(Section):
     metrics: list[Annotated[Component, one_of(lambda: METRICS)]] = []
     """What is measured on the validation part every epoch, beyond loss and accuracy."""
     train: TrainSection = TrainSection()
-    """How long, on what, and what counts as best."""
+    """The length of the training, the machine, and what counts as best."""
 
     @property
     def data_section(self) -> DataSection:
