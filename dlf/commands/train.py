@@ -15,17 +15,15 @@ from dlf import data as data_module
 from dlf.commands.listeners import Display as Display  # noqa: PLC0414 -- belongs to the face of `train`
 from dlf.commands.listeners import Logged
 from dlf.commands.stopping import Interruption, StoppedError, signals
-from dlf.config import EarlyStopping, ExperimentConfig, Loaded, load
+from dlf.config import ExperimentConfig, Loaded, check_monitors, load
 from dlf.data import Data
 from dlf.datasets import DataSection
 from dlf.engine import Experiment, TrainState, check_finite, fit
 from dlf.errors import DivergedError, RunError, UsageError
 from dlf.experiment import assemble, check_memory, choose_device
-from dlf.history import Mode, best_index, is_best, should_stop
-from dlf.metrics import best as better
-from dlf.metrics import column
+from dlf.history import best_index, is_best, should_stop
 from dlf.model import draw
-from dlf.registry import Flaw, InvalidError
+from dlf.registry import InvalidError
 from dlf.run import Info, Record, RunDirectory, Status, now
 from dlf.schedules import factor
 
@@ -64,7 +62,8 @@ def _train_new(loaded: Loaded, runs: Path, display: Logged) -> TrainResult:
     _warn(config.data_section, section, reasons, data, display)
     with loaded.places():
         experiment, state, resolved = assemble(config.model_copy(update={"data": section}), data, device)
-        _check_monitors(resolved, experiment)
+        if flaws := list(check_monitors(resolved, experiment.headline)):
+            raise InvalidError(flaws)
     run = RunDirectory.create(runs, config.name)
     with run.locked():
         display.attach(run)
@@ -159,9 +158,7 @@ def _train(
         raise DivergedError(f"{error} Last good checkpoint: {saved}.") from None
     finally:
         display.end()
-        result = (
-            _result_checkpoint(config) if best_index(history, config.monitor, _mode(config)) is not None else "last"
-        )
+        result = _result_checkpoint(config) if best_index(history, config.monitor) is not None else "last"
         run.write_info(status=status, finished=now(), epochs=len(history), step=state.step, result=result)
     if received:
         raise StoppedError(received[0], run)
@@ -169,7 +166,7 @@ def _train(
 
 
 def _result(run: RunDirectory, config: ExperimentConfig, info: Info, history: Sequence[Record]) -> TrainResult:
-    best = best_index(history, config.monitor, _mode(config))
+    best = best_index(history, config.monitor)
     return TrainResult(
         run=run.id,
         path=str(run.path),
@@ -205,7 +202,7 @@ def _loop(
     try:
         for record in fit(state, experiment, epochs=config.train.epochs, history=history, on_step=on_step):
             history.append(run.append_metrics(record))
-            best = is_best(history, config.monitor, _mode(config))
+            best = is_best(history, config.monitor)
             if best:
                 checkpoint.save(run.best, state)
             checkpoint.save(run.last, state)  # the commit point of an epoch
@@ -225,12 +222,6 @@ def _is_over(history: Sequence[Record], config: ExperimentConfig) -> bool:
     return stopping is not None and should_stop(history, **stopping.model_dump(exclude={"restore_best"}))
 
 
-def _mode(config: ExperimentConfig) -> Mode:
-    """Which direction of the monitored metric is better, where early stopping, which watches the same, says so."""
-    stopping: EarlyStopping | None = config.train.early_stopping
-    return stopping.mode if stopping is not None and stopping.monitor == config.monitor else "auto"
-
-
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
     """Use so many threads for the CPU's arithmetic, and what was set before afterwards; None leaves them."""
@@ -240,23 +231,6 @@ def threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _check_monitors(config: ExperimentConfig, experiment: Experiment) -> None:
-    """InvalidError where something watches a column that this task has not, or that holds more than one number."""
-    columns = {"train_loss", f"train_{experiment.headline}", "penalty"}
-    if len(experiment.data.validation):
-        single = [column(metric) for metric in config.metrics if better(metric) is not None]
-        columns |= {f"val_{name}" for name in ("loss", experiment.headline, *single)}
-    watched: dict[tuple[str, ...], str | None] = {("train", "monitor"): config.monitor}
-    if config.train.early_stopping is not None:
-        watched["train", "early_stopping", "monitor"] = config.train.early_stopping.monitor
-    if "monitor" in config.schedule.parameters:
-        watched["schedule", "monitor"] = config.schedule.parameters["monitor"]
-    message = f"is not one number of this {experiment.task} experiment. Those are: {', '.join(sorted(columns))}"
-    flaws = [Flaw(path, f"{name!r} {message}") for path, name in watched.items() if name not in columns]
-    if flaws:
-        raise InvalidError(flaws)
 
 
 def _result_checkpoint(config: ExperimentConfig) -> str:
