@@ -171,7 +171,7 @@ def _manifest(files: Mapping[str, bytes]) -> bytes:
     return to_json({"format": FORMAT, "files": entries}, indent=2)
 
 
-_OTHER = "The run's other checkpoint (checkpoints/best or last) may be whole."
+_OTHER = "The run's other checkpoint (checkpoints/best or last) may be whole: copied to this place it can be resumed."
 
 
 # --- tensors --------------------------------------------------------------------------------------------------------

@@ -170,7 +170,8 @@ def locked(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        os.close(descriptor)
+        with contextlib.suppress(OSError):  # nothing that was written there matters any more
+            os.close(descriptor)
 
 
 def _lock(descriptor: int) -> bool:

@@ -120,7 +120,9 @@ def _resume(run: RunDirectory, loaded: Loaded, device: torch.device, display: Lo
         experiment, state, config = assemble(loaded.config, data, device)
     if checkpoint.exists(run.last):
         checkpoint.load(run.last, state)
-    elif run.read_metrics() or checkpoint.exists(run.best):
+    elif len(run.read_metrics()) <= 1:  # the first record, and even `best`, is written before the first commit
+        display.message(f"{run.id} was stopped before its first checkpoint: it starts over")
+    else:
         raise RunError(
             f"{run.last} is gone, and {run.id} had been trained. To go on from its best epoch, copy {run.best} there; "
             "to start anew, train its config.yaml."
