@@ -121,12 +121,9 @@ def evaluate(
     from dlf.commands.evaluate import evaluate_run
     from dlf.run import RunDirectory
 
-    result = evaluate_run(
-        RunDirectory.find(run, runs_dir),
-        split=split.value,
-        which=checkpoint and checkpoint.value,
-        device=_checked_device(device),
-    )
+    device = _checked_device(device)
+    found = RunDirectory.find(run, runs_dir)
+    result = evaluate_run(found, split=split.value, which=checkpoint and checkpoint.value, device=device)
     _show_json(result) if as_json else display.show_evaluation(result)
 
 

@@ -20,7 +20,7 @@ def names() -> list[str]:
 def find(config: str) -> Path:
     """The file that CONFIG means: a path, or the name of a shipped experiment; UsageError where it is neither."""
     path = Path(config)
-    if path.suffix or len(path.parts) != 1 or _is_file(path):
+    if config != path.name or path.suffix or _is_file(path):
         return path
     if config in names():
         return files(config)[0]
