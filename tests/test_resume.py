@@ -157,6 +157,19 @@ def test_signals_save_the_state(name: str, stopped: Callable[..., RunDirectory])
     assert signal.getsignal(getattr(signal, name)) is before
 
 
+def test_a_signal_between_two_epochs_stops_there(train: Train, uninterrupted: Path) -> None:
+    class Late(Silent):
+        def epoch(self, record: Mapping[str, Any], best: bool) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(StoppedError):
+        train(SMALL, display=Late())
+    (path,) = (uninterrupted.parent / "runs").iterdir()
+    assert RunDirectory(path).read_info()["step"] == 4
+    go_on(RunDirectory(path))
+    assert outcome(path) == outcome(uninterrupted)
+
+
 def test_a_second_interrupt_does_not_wait(train: Train, tmp_path: Path) -> None:
     class Impatient(Silent):
         def step(self, state: TrainState) -> None:

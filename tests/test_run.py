@@ -19,7 +19,7 @@ from dlf.commands.evaluate import evaluate_run
 from dlf.commands.train import Display
 from dlf.commands.train import train as train_experiment
 from dlf.config import ExperimentConfig, load, loads
-from dlf.engine import Experiment, TrainState
+from dlf.engine import Experiment, TrainState, evaluate
 from dlf.errors import ConfigError, DataError, DataMissingError, MachineError, RunError, UsageError
 from dlf.run import RunDirectory, check_name, to_json
 
@@ -85,7 +85,10 @@ def test_source_is_as_written_and_config_is_complete(tmp_path: Path) -> None:
     assert resolved.loss is not None, "what followed from the data is filled in"
     assert resolved.seed == 7
     assert {"name", "seed", "data", "model", "loss", "optimizer", "schedule", "train"} <= set(resolved.dump())
-    assert resolved.model_copy(update={"loss": None}) == loaded.config
+    assert resolved.train == loaded.config.train.model_copy(update={"precision": "float32"}), (
+        "iris is too small for more"
+    )
+    assert resolved.model_copy(update={"loss": None, "train": loaded.config.train}) == loaded.config
 
 
 def test_its_config_trains_the_same_network_again(train: Train, tmp_path: Path) -> None:
@@ -230,6 +233,20 @@ def test_evaluate_keeps_its_result(train: Train) -> None:
         assert found["samples"] == samples
         assert json.loads((run.path / f"evaluation-{split}.json").read_bytes()) == json.loads(to_json(found))
     assert sum(map(sum, evaluate_run(run)["confusion_matrix"])) == 30
+
+
+def test_evaluate_uses_the_threads_of_the_run(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another number of threads may add in another order, and would give other last bits than training wrote."""
+    run = run_of(train(SMALL, "train.threads=2"))
+    seen = []
+
+    def spy(*arguments: Any) -> dict[str, Any]:
+        seen.append(torch.get_num_threads())
+        return evaluate(*arguments)
+
+    monkeypatch.setattr("dlf.commands.evaluate.evaluate", spy)
+    evaluate_run(run)
+    assert (seen, torch.get_num_threads()) == ([2], 1)
 
 
 def test_evaluate_refuses_an_empty_split_and_a_missing_checkpoint(train: Train) -> None:
