@@ -45,6 +45,8 @@ class Experiment:
     clips: Sequence[Callable[[], None]] = ()
     limits: Sequence[Callable[[], None]] = ()
     metrics: Metrics = lambda output, target: {}
+    precision: str = "float32"
+    precision_reason: str = ""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -153,8 +155,10 @@ def headline(network: Network, output: Tensor, y: Tensor, task: Task) -> Tensor:
 @torch.no_grad()
 def outputs(network: Network, x: Tensor) -> Tensor:
     """What the network says of samples as they were read, in evaluation mode: (n, units), in large batches."""
+    training = network.training
     network.eval()
     parts = [network(x[start : start + EVALUATION_BATCH]) for start in range(0, len(x), EVALUATION_BATCH)]
+    network.train(training)
     return torch.cat(parts) if parts else torch.empty(0)
 
 

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlf import precision
 from dlf.config import ExperimentConfig, nested
 from dlf.data import Data
 from dlf.engine import Experiment, TrainState
 from dlf.errors import MachineError
+from dlf.layers import multiply_adds
 from dlf.losses import LOSSES, balanced, probabilities
 from dlf.metrics import METRICS, Predictions, column
 from dlf.model import Blueprint, Network, draw, realize
@@ -67,11 +69,13 @@ def _available_memory(device: torch.device) -> int:
 def assemble(
     config: ExperimentConfig, data: Data, device: torch.device
 ) -> tuple[Experiment, TrainState, ExperimentConfig]:
-    """The running objects, and the configuration with what followed from the data filled in (the loss)."""
+    """The running objects, and the configuration with what followed from data and machine filled in."""
     blueprint = draw(config, data.spec)
     _check_sizes(config, data)
     check_memory(blueprint, config.optimizer, device)
     network = realize(blueprint, data, config.seed, device)
+    chosen, reason = choose_precision(config, blueprint, device)
+    precision.apply(network, chosen)
     try:
         optimizer = build_optimizer(network, config.optimizer)
     except InvalidError as error:
@@ -86,9 +90,20 @@ def assemble(
         seed=config.seed,
         batch_size=config.data_section.batch_size,
         metrics=_measure(config.metrics, blueprint, data),
+        precision=chosen,
+        precision_reason=reason,
         **_regularizers(config, network),
     )
-    return experiment, state, config.model_copy(update={"loss": blueprint.loss})
+    train = config.train.model_copy(update={"precision": chosen})
+    return experiment, state, config.model_copy(update={"loss": blueprint.loss, "train": train})
+
+
+def choose_precision(
+    config: ExperimentConfig, blueprint: Blueprint, device: torch.device
+) -> tuple[precision.Precision, str]:
+    """The precision of the products and the reason for it."""
+    products = sum(multiply_adds(row.module, row.output) for row in blueprint.rows) * config.data_section.batch_size
+    return precision.choose(config.train.precision, device, products)
 
 
 def bind_loss(loss: Component, data: Data, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:

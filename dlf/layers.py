@@ -15,18 +15,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from dlf.activations import ACTIVATIONS
-from dlf.dropout import Dropout
 from dlf.inits import INITS, chosen
-from dlf.registry import Component, Flaw, InvalidError, Registry, Share, one_of
+from dlf.modules import IDENTITY, Activate, Conv2d, Dropout, Linear, Maxout, Weighted, misfit
+from dlf.registry import Component, InvalidError, Registry, Share, one_of
 
 Shape = tuple[int, ...]
 LAYERS: Registry[Callable[..., tuple[nn.Module, Shape]]] = Registry("layer")
@@ -35,10 +33,6 @@ ActivationName = Annotated[Component, one_of(lambda: ACTIVATIONS)]
 InitName = Annotated[Component, one_of(lambda: INITS)]
 LayerName = Annotated[Component, one_of(lambda: LAYERS)]
 Pixels = Annotated[int, Field(ge=1, le=65536)]  # a window or a step; torch takes no 10^30
-
-IDENTITY = ACTIVATIONS.make("identity")
-AUTO = INITS.make("auto")
-MOST_WEIGHTS = 2**40  # 4 TiB of float32: no machine holds it, and well below where torch's own arithmetic overflows
 
 
 class Row(NamedTuple):
@@ -112,10 +106,6 @@ def multiply_adds(module: nn.Module, output: Shape) -> int:
     return 0
 
 
-def _misfit(message: str) -> InvalidError:
-    return InvalidError([Flaw((), message)])
-
-
 def _words(shape: Shape) -> str:
     return f"{shape[0]} features" if len(shape) == 1 else f"({', '.join(map(str, shape))})"
 
@@ -124,11 +114,11 @@ def _after_window(layer: str, shape: Shape, *, size: int, stride: int, padding: 
     """(height', width') of (channels, height, width) under a sliding window: floor((side - size) / stride) + 1 each."""
     if len(shape) != 3:
         advice = "put it before any flatten, linear or maxout layer, or use data of images"
-        raise _misfit(f"{layer} takes images (channels, height, width) and got {_words(shape)}: {advice}")
+        raise misfit(f"{layer} takes images (channels, height, width) and got {_words(shape)}: {advice}")
     height, width = (side + 2 * padding for side in shape[1:])
     if size > min(height, width):
         padded = f", {height} x {width} with its padding" if padding else ""
-        raise _misfit(
+        raise misfit(
             f"{layer}: a window of {size} x {size} does not fit into an image of {shape[1]} x {shape[2]}{padded}:"
             " take a smaller window, or fewer layers before it that shrink the image"
         )
@@ -137,83 +127,8 @@ def _after_window(layer: str, shape: Shape, *, size: int, stride: int, padding: 
 
 def _features(layer: str, shape: Shape) -> int:
     if len(shape) != 1:
-        raise _misfit(f"{layer} takes features and got {_words(shape)}: put a flatten before it")
+        raise misfit(f"{layer} takes features and got {_words(shape)}: put a flatten before it")
     return shape[0]
-
-
-def _plain(activation: Component, *, overwrite: bool) -> Callable[[Tensor], Tensor]:
-    """The activation as a callable of one tensor; with `overwrite` it may write over its input."""
-    entry = ACTIVATIONS.get(activation.type)
-    function: Callable[..., Tensor] = entry.facts.get("inplace", entry.function) if overwrite else entry.function
-    return partial(function, **activation.parameters) if activation.parameters else function
-
-
-class Weighted(nn.Module):
-    """A weight (out, in, *kernel), a bias (out,) or None, what fills the weight and what follows the sum."""
-
-    bias: Tensor | None
-    pieces = 1  # maps of the same size that lie one behind the other in the weight
-
-    def __init__(self, shape: Shape, bias: bool, init: Component | None, activation: Component | None = None) -> None:
-        super().__init__()
-        if math.prod(shape) > MOST_WEIGHTS:
-            size = " x ".join(map(str, shape))
-            raise _misfit(f"a weight of {size} numbers fits into no machine: take fewer units, channels or pixels")
-        self.weight = nn.Parameter(torch.empty(shape))
-        self.register_parameter("bias", nn.Parameter(torch.empty(shape[0])) if bias else None)
-        self.activation = activation or IDENTITY
-        self.init = chosen(init or AUTO, self.activation)
-        self.activate = _plain(self.activation, overwrite=True)  # the sum is fresh and nobody else's
-
-    def initialise(self, generator: torch.Generator) -> None:
-        """Fill the weight from the generator, each piece with the fans of its own, and the bias with zeros."""
-        for piece in self.weight.chunk(self.pieces):
-            INITS.build(self.init, piece, generator)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-
-
-class Linear(Weighted):
-    """activation(x W^T + b): (batch, in) -> (batch, units)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.activate(F.linear(x, self.weight, self.bias))
-
-
-class Conv2d(Weighted):
-    """activation(W * x + b): (batch, in, height, width) -> (batch, channels, height', width')."""
-
-    def __init__(self, *weighted: Any, stride: int, padding: int) -> None:
-        super().__init__(*weighted)
-        self.stride = stride
-        self.padding = padding
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.activate(F.conv2d(x, self.weight, self.bias, self.stride, self.padding))
-
-
-class Maxout(Weighted):
-    """max over the pieces of x W_piece^T + b_piece: (batch, in) -> (batch, units)."""
-
-    def __init__(self, *weighted: Any, pieces: int) -> None:
-        super().__init__(*weighted)
-        self.pieces = pieces
-
-    def forward(self, x: Tensor) -> Tensor:
-        sums = F.linear(x, self.weight, self.bias)  # (batch, pieces * units), piece after piece
-        return sums.view(len(x), self.pieces, sums.shape[1] // self.pieces).max(dim=1).values
-
-
-class Activate(nn.Module):
-    """An activation as a module: same shape out as in. It never writes over its input, which may be a skip's too."""
-
-    def __init__(self, activation: Component) -> None:
-        super().__init__()
-        self.activation = activation
-        self.activate = _plain(activation, overwrite=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.activate(x)
 
 
 class Residual(nn.Module):
@@ -323,7 +238,7 @@ def batch_norm(
     momentum * batch. Ioffe and Szegedy, 2015.
     """
     if len(shape) not in (1, 3):
-        raise _misfit(f"batch_norm takes features or images (channels, height, width) and got {_words(shape)}")
+        raise misfit(f"batch_norm takes features or images (channels, height, width) and got {_words(shape)}")
     kind = nn.BatchNorm1d if len(shape) == 1 else nn.BatchNorm2d
     return kind(shape[0], eps, momentum), shape
 
@@ -389,11 +304,11 @@ def _skip(shape: Shape, output: Shape, projection: bool, init: Component | None)
         return nn.Identity()
     changed = f"residual: its layers turn {_words(shape)} into {_words(output)}"
     if not projection:
-        raise _misfit(f"{changed}, and the two cannot be added: make them equal, or set projection: true")
+        raise misfit(f"{changed}, and the two cannot be added: make them equal, or set projection: true")
     if len(shape) == len(output) == 1:
         return Linear((*output, *shape), False, init)
     if len(shape) == len(output) == 3:
         stride = math.ceil(shape[1] / output[1])
         if output[1:] == tuple(math.ceil(side / stride) for side in shape[1:]):
             return Conv2d((output[0], shape[0], 1, 1), False, init, stride=stride, padding=0)
-    raise _misfit(f"{changed}, which no projection does: keep the height and width, or divide both by one stride")
+    raise misfit(f"{changed}, which no projection does: keep the height and width, or divide both by one stride")

@@ -21,7 +21,7 @@ LEVELS = (
     (
         "activations",
         "inits",
-        "dropout",
+        "modules",
         "layers",
         "losses",
         "regularizers",
@@ -30,6 +30,7 @@ LEVELS = (
         "metrics",
         "datasets",
     ),
+    ("precision",),
     ("config",),
     ("data", "model", "history"),
     ("engine", "environment", "checkpoint"),

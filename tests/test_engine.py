@@ -270,7 +270,6 @@ def test_looking_on_changes_nothing(train: Train) -> None:
     assert metrics(watched) == metrics(undisturbed)
 
 
-@pytest.mark.xfail(strict=True, reason="outputs() leaves the network in evaluation mode, train_epoch does not undo it")
 def test_evaluating_between_two_steps_changes_nothing(assembled: Assembled) -> None:
     experiment, _ = assembled(DROPOUT)
 

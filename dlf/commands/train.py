@@ -64,6 +64,8 @@ def _train_new(loaded: Loaded, runs: Path, display: Logged) -> TrainResult:
         experiment, state, resolved = assemble(config.model_copy(update={"data": section}), data, device)
         if flaws := list(check_monitors(resolved, experiment.headline)):
             raise InvalidError(flaws)
+    if config.train.precision == "auto" and experiment.precision != "float32":
+        display.message(f"precision {experiment.precision}: {experiment.precision_reason}")
     run = RunDirectory.create(runs, config.name)
     with run.locked():
         display.attach(run)
@@ -85,7 +87,8 @@ def _train_new(loaded: Loaded, runs: Path, display: Logged) -> TrainResult:
             task=experiment.task,
             monitor=resolved.monitor,
             result=_result_checkpoint(resolved),
-            precision=resolved.train.precision,
+            precision=experiment.precision,
+            precision_reason=experiment.precision_reason,
             **environment.describe(device),
         )
         return _train(run, resolved, experiment, state, [], display)

@@ -15,6 +15,7 @@ from dlf.layers import LAYERS
 from dlf.losses import LOSSES
 from dlf.metrics import METRICS
 from dlf.optimizers import OPTIMIZERS
+from dlf.precision import Precision
 from dlf.registry import Component, Registry, Section, one_of, schema_of, shown
 from dlf.regularizers import REGULARIZERS
 from dlf.run import check_name
@@ -84,8 +85,8 @@ class TrainSection(Section):
     """When to stop before `epochs`; default: never."""
     device: Annotated[str, AfterValidator(check_device), Field(json_schema_extra={"pattern": _DEVICE})] = "auto"
     """auto takes CUDA when there is one."""
-    precision: Literal["float32"] = "float32"
-    """Arithmetic of the matrix products."""
+    precision: Precision = "auto"
+    """Numbers of the matrix products; auto takes bfloat16 where the hardware has it and the network is large enough."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Threads of the CPU's arithmetic; default: one a core. Another number changes the last bits of the result."""
 

@@ -1,0 +1,49 @@
+"""Precision: in which numbers matrix products are computed.
+
+float32: as they are. bfloat16: both factors are rounded to 8 significant bits, the products are summed in float32 and
+the sum is rounded again; forward and backward. Weights, activations, losses, gradients' sums and updates stay float32
+either way, so the small steps of late training are not lost. Micikevicius et al., 2018; Kalamkar et al., 2019.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from dlf.modules import Weighted
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+# Rounding the factors costs a few operations a layer, whatever their size: below this many multiply-adds a step it
+# costs more than the products save (benchmarks/README.md).
+PAYS_FROM = 20_000_000
+
+
+def choose(wanted: Precision, device: torch.device, multiply_adds: int) -> tuple[Precision, str]:
+    """What `auto` stands for on this device with so many multiply-adds a step, and why; other settings stay."""
+    if wanted != "auto":
+        return wanted, "as the experiment asks"
+    if not _fast_bfloat16(device):
+        return "float32", f"{device} has no fast bfloat16 products"
+    if multiply_adds < PAYS_FROM:
+        return "float32", f"{multiply_adds:,} multiply-adds a step are too few for bfloat16 to pay"
+    return (
+        "bfloat16",
+        f"{device} has fast bfloat16 products, and {multiply_adds:,} multiply-adds a step repay them",
+    )
+
+
+def _fast_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def apply(network: nn.Module, precision: Precision) -> None:
+    """Make every layer with a weight compute its products in this precision."""
+    assert precision != "auto", "choose first"
+    for module in network.modules():
+        if isinstance(module, Weighted):
+            module.products = torch.bfloat16 if precision == "bfloat16" else None

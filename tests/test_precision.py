@@ -1,0 +1,83 @@
+"""Precision: bfloat16 rounds the factors and the sum of a product and nothing else; auto chooses and says why."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dlf import precision
+from dlf.layers import LAYERS, initialise
+
+CPU = torch.device("cpu")
+SHAPES = {"linear": (40,), "maxout": (40,), "conv2d": (3, 6, 6)}
+SETTINGS = {"linear": {"units": 16}, "maxout": {"units": 16}, "conv2d": {"channels": 4}}
+
+
+def layer(kind: str) -> nn.Module:
+    module: nn.Module = LAYERS.build(LAYERS.make(kind, **SETTINGS[kind]), SHAPES[kind])[0]
+    initialise(module, torch.Generator().manual_seed(0))
+    return module
+
+
+def rounded(x: Tensor) -> Tensor:
+    return x.bfloat16().float()
+
+
+def gradients(module: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    module.zero_grad()
+    output = module(x)
+    output.square().sum().backward()
+    return output.detach(), {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_products_are_those_of_rounded_factors(kind: str) -> None:
+    x = torch.randn(8, *SHAPES[kind], generator=torch.Generator().manual_seed(1))
+    exact, reduced = layer(kind), layer(kind)
+    precision.apply(reduced, "bfloat16")
+    with torch.no_grad():
+        for parameter in exact.parameters():
+            parameter.copy_(rounded(parameter))
+    output, grads = gradients(reduced, x)
+    reference, reference_grads = gradients(exact, rounded(x))
+    assert output.dtype == torch.float32
+    # forward the sum alone is rounded to 8 bits, by 2^-8 relative at most, and once more with the bias
+    assert torch.allclose(output, reference, rtol=2**-7, atol=2**-7 * reference.abs().max().item())
+    # backward: the incoming gradient, the output in it, and the sum are rounded: 2^-8 each, and twice for safety
+    for name, gradient in reference_grads.items():
+        assert grads[name].dtype == torch.float32
+        assert torch.allclose(grads[name], gradient, rtol=2**-5, atol=2**-5 * gradient.abs().max().item()), name
+    unrounded, _ = gradients(layer(kind), x)
+    assert (output - unrounded).abs().max() > 0  # the setting does something
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_float32_changes_nothing(kind: str) -> None:
+    x = torch.randn(8, *SHAPES[kind], generator=torch.Generator().manual_seed(1))
+    plain, set_ = layer(kind), layer(kind)
+    precision.apply(set_, "bfloat16")
+    precision.apply(set_, "float32")
+    assert torch.equal(plain(x), set_(x))
+
+
+def test_a_setting_is_kept() -> None:
+    assert precision.choose("float32", CPU, 10**12)[0] == "float32"
+    assert precision.choose("bfloat16", CPU, 1)[0] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("fast", "products", "chosen", "reason"),
+    [
+        (True, precision.PAYS_FROM, "bfloat16", "has fast bfloat16 products"),
+        (True, precision.PAYS_FROM - 1, "float32", "too few for bfloat16 to pay"),
+        (False, 10**12, "float32", "no fast bfloat16 products"),
+    ],
+)
+def test_auto_says_what_it_chose_and_why(
+    fast: bool, products: int, chosen: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "_fast_bfloat16", lambda device: fast)
+    found, why = precision.choose("auto", CPU, products)
+    assert found == chosen
+    assert reason in why
