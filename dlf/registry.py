@@ -73,6 +73,12 @@ class Component(Section):
         return set(base.model_fields) if issubclass(base, Component) else {"type"}
 
 
+class _WithoutSource(BaseModel):
+    """Models that are made from signatures have no source text: pydantic would look for it for 25 ms each."""
+
+    model_config = ConfigDict(use_attribute_docstrings=False)
+
+
 class Flaw(NamedTuple):
     """One thing wrong at `path`: `at_key` when the key itself is, `wants_text` when its value should have been text."""
 
@@ -145,7 +151,9 @@ class Registry(Generic[F]):
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[parameter.name] = (parameter.annotation, default)
         summary = (inspect.getdoc(function) or "").split("\n\n", 1)[0]
-        return create_model(f"{self.kind}_{name}", __base__=self.base, __doc__=summary, **fields)
+        bases: Any = (self.base, _WithoutSource)
+        model: type[Component] = create_model(f"{self.kind}_{name}", __base__=bases, __doc__=summary, **fields)
+        return model
 
     def names(self) -> list[str]:
         """The registered names, in order of registration."""

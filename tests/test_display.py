@@ -17,11 +17,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from fake_training import STEPS, StepOnly, record, started, train
 
 from dlf.display import progress
 from dlf.display.epochs import cells_of
 from dlf.display.streams import Stream, console_of
-from tests.fake_training import STEPS, StepOnly, record, started, train
 
 PROGRAM = [sys.executable, str(Path(__file__).with_name("fake_training.py"))]
 EPOCHS = 3

@@ -13,12 +13,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fake_training import record
 
 from dlf import display
 from dlf.display.epochs import cells_of, epoch_line
 from dlf.display.words import byte_size, duration, number, safe, spark
 from dlf.errors import MachineError
-from tests.fake_training import record
 
 
 @pytest.fixture(autouse=True)
