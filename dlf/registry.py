@@ -18,7 +18,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, get_args
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, cast, get_args
 
 from pydantic import (
     BaseModel,
@@ -152,8 +152,7 @@ class Registry(Generic[F]):
             fields[parameter.name] = (parameter.annotation, default)
         summary = (inspect.getdoc(function) or "").split("\n\n", 1)[0]
         bases: Any = (self.base, _WithoutSource)
-        model: type[Component] = create_model(f"{self.kind}_{name}", __base__=bases, __doc__=summary, **fields)
-        return model
+        return cast("type[Component]", create_model(f"{self.kind}_{name}", __base__=bases, __doc__=summary, **fields))
 
     def names(self) -> list[str]:
         """The registered names, in order of registration."""
