@@ -22,15 +22,14 @@ from dlf.activations import ACTIVATIONS
 from dlf.inits import INITS
 from dlf.layers import (
     LAYERS,
-    Linear,
     Residual,
     Shape,
-    Weighted,
     fill_defaults,
     initialise,
     multiply_adds,
     stack,
 )
+from dlf.modules import Linear, Weighted
 from dlf.registry import Component
 
 Array = NDArray[Any]
