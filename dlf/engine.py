@@ -106,22 +106,24 @@ def train_epoch(
     state: TrainState, experiment: Experiment, history: Sequence[Record], on_step: Callable[[TrainState], None]
 ) -> float:
     """The rest of the epoch under way, all of it at its start; the learning rate of its last step."""
-    train, size = experiment.data.train, experiment.batch_size
+    train, size = experiment.data.train, min(experiment.batch_size, len(experiment.data.train))
     first = state.step - state.epoch * experiment.steps_per_epoch
     batches = torch.split(order(len(train), experiment.seed, state.epoch).to(train.x.device), size)
     rate = float(state.optimizer.param_groups[0]["lr"])
     state.network.train()
     started = time.perf_counter()
-    with torch.random.fork_rng([train.x.device] if train.x.is_cuda else []):  # the caller's generators stay theirs
-        for batch in batches[first:]:
-            rate = set_learning_rate(state.optimizer, experiment.learning_rate_factor(state.step, history))
-            seed_dropout(mix(experiment.seed, state.step), train.x.device)
-            train_step(state, experiment, train.x.index_select(0, batch), train.y.index_select(0, batch))
-            state.step += 1
-            on_step(state)
-    state.epoch += 1
-    check_finite(state)  # the one synchronization of the epoch
-    state.seconds += time.perf_counter() - started
+    try:
+        with torch.random.fork_rng([train.x.device] if train.x.is_cuda else []):  # the caller's generators stay theirs
+            for batch in batches[first:]:
+                rate = set_learning_rate(state.optimizer, experiment.learning_rate_factor(state.step, history))
+                seed_dropout(mix(experiment.seed, state.step), train.x.device)
+                train_step(state, experiment, train.x.index_select(0, batch), train.y.index_select(0, batch))
+                state.step += 1
+                on_step(state)
+        state.epoch += 1
+        check_finite(state)  # the one synchronization of the epoch
+    finally:
+        state.seconds += time.perf_counter() - started
     return rate
 
 
@@ -198,7 +200,7 @@ def check_finite(state: TrainState) -> None:
         return
     what = f"parameter {broken[0]}" if broken else "the training loss"
     raise DivergedError(
-        f"training diverged in epoch {state.epoch}, by step {state.step}: {what} is not a finite number. "
+        f"training diverged by step {state.step}: {what} is not a finite number. "
         "Lower optimizer.lr, add warm-up (schedule.warmup_epochs) or clip gradients (regularizers: [clip_norm])."
     )
 

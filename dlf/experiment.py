@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from dlf import precision
-from dlf.config import ExperimentConfig, nested
+from dlf.config import ExperimentConfig, check_device, nested
 from dlf.data import Data
 from dlf.engine import Experiment, TrainState
-from dlf.errors import MachineError
+from dlf.errors import MachineError, UsageError
 from dlf.layers import multiply_adds
 from dlf.losses import LOSSES, balanced, probabilities
 from dlf.metrics import METRICS, Predictions, column
@@ -29,7 +29,11 @@ from dlf.schedules import factor
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that `auto`, `cpu` or `cuda[:N]` means; MachineError where it is not there."""
+    """The device that `auto`, `cpu` or `cuda[:N]` means; UsageError for other words, MachineError where it is absent."""
+    try:
+        check_device(name)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)

@@ -16,7 +16,7 @@ from dlf.losses import LOSSES, Task, default_loss, outputs, refuses, task_of
 from dlf.optimizers import state_bytes_per_parameter
 from dlf.registry import Component, Flaw, InvalidError
 
-WEIGHTS_STREAM = 0x1417  # the position that mix() takes for initial weights: apart from those of the epochs' orders
+WEIGHTS_STREAM = -(2**40)  # the position that mix() takes for initial weights: below every epoch's, which are negative
 
 
 class Network(nn.Module):
