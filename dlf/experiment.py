@@ -29,7 +29,7 @@ from dlf.schedules import factor
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that `auto`, `cpu` or `cuda[:N]` means; UsageError for other words, MachineError where it is absent."""
+    """The device that `auto`, `cpu` or `cuda[:N]` means; UsageError for other words, MachineError if absent."""
     try:
         check_device(name)
     except ValueError as error:
