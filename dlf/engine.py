@@ -130,9 +130,9 @@ def train_epoch(
 def train_step(state: TrainState, experiment: Experiment, x: Tensor, y: Tensor) -> None:
     """Forward, loss, backward, penalties, clipping, update, limits; adds to the sums of the epoch without waiting."""
     output = state.network(x)
-    target = state.network.scaled(y)
-    loss = experiment.loss(output, target)
-    state.optimizer.zero_grad()
+    loss = experiment.loss(output, state.network.scaled(y))
+    for parameter in state.network.parameters():
+        parameter.grad = None
     loss.backward()  # type: ignore[no-untyped-call]
     penalties = [penalty() for penalty in experiment.penalties]
     for clip in experiment.clips:

@@ -45,7 +45,7 @@ class Network(nn.Module):
 
     def normalize(self, x: Tensor) -> Tensor:
         """(x - mean) / std, in a new tensor: x may be a view of the data set."""
-        return torch.sub(x, self.inputs_mean).div_(self.inputs_std)
+        return x.to(self.inputs_mean.dtype, copy=True).sub_(self.inputs_mean).div_(self.inputs_std)
 
     def scaled(self, y: Tensor) -> Tensor:
         """Regression targets as the loss sees them, (y - mean) / std; labels as they are."""
