@@ -26,12 +26,12 @@ def choose(wanted: Precision, device: torch.device, multiply_adds: int) -> tuple
     if wanted != "auto":
         return wanted, "as the experiment asks"
     if not _fast_bfloat16(device):
-        return "float32", f"{device} has no fast bfloat16 products"
+        return "float32", f"this {device} is not fast at bfloat16"
     if multiply_adds < PAYS_FROM:
-        return "float32", f"{multiply_adds:,} multiply-adds a step are too few for bfloat16 to pay"
+        return "float32", f"{multiply_adds / 1e6:.1f} million multiply-adds a step are too few for bfloat16 to pay"
     return (
         "bfloat16",
-        f"{device} has fast bfloat16 products, and {multiply_adds:,} multiply-adds a step repay them",
+        f"this {device} is fast at it; {multiply_adds / 1e6:.0f} million multiply-adds a step",
     )
 
 

@@ -69,9 +69,9 @@ def test_a_setting_is_kept() -> None:
 @pytest.mark.parametrize(
     ("fast", "products", "chosen", "reason"),
     [
-        (True, precision.PAYS_FROM, "bfloat16", "has fast bfloat16 products"),
+        (True, precision.PAYS_FROM, "bfloat16", "is fast at it"),
         (True, precision.PAYS_FROM - 1, "float32", "too few for bfloat16 to pay"),
-        (False, 10**12, "float32", "no fast bfloat16 products"),
+        (False, 10**12, "float32", "not fast at bfloat16"),
     ],
 )
 def test_auto_says_what_it_chose_and_why(
