@@ -25,6 +25,7 @@ app = typer.Typer(
     name="dlf",
     help="Deep learning fundamentals: one YAML file in, a trained, evaluated and explained neural network out.",
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: rich would double the time of `dlf --help`
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -137,7 +138,7 @@ def summarize(
     runs_dir: RunsDir = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Show the architecture: layers, shapes, parameters, multiply-adds, bytes."""
+    """Show layers, shapes, parameters, multiply-adds, bytes."""
     from dataclasses import asdict
 
     from dlf import display
@@ -153,7 +154,7 @@ def summarize(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of experiment files, for completion in editors."""
+    """Print the JSON Schema of experiment files."""
     from dlf.config import json_schema
 
     _show_json(json_schema())
@@ -164,7 +165,7 @@ def init(
     name: Annotated[str, typer.Argument(help="A shipped experiment, such as mnist.")],
     file: Annotated[Path | None, typer.Argument(help="Where to write it; default: NAME.yaml.")] = None,
 ) -> None:
-    """Write a shipped experiment file, with its comments, to start from."""
+    """Write a shipped experiment file to start from."""
     from dlf import display
     from dlf.commands.init import init as command
 
