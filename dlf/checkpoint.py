@@ -69,6 +69,11 @@ class Contents(NamedTuple):
 
 def save(folder: Path, state: TrainState) -> None:
     """Write the state to `folder`, replacing the checkpoint that is there once the new one is durable."""
+    write(folder, pack(state))
+
+
+def pack(state: TrainState) -> dict[str, bytes]:
+    """The files of a checkpoint of this state, by name, in the order in which they are written."""
     entries = state.optimizer.state_dict()["state"]
     memory = {f"{index}.{name}": value for index, entry in entries.items() for name, value in entry.items()}
     position = Position(
@@ -84,7 +89,12 @@ def save(folder: Path, state: TrainState) -> None:
         "optimizer.safetensors": tensors_to_bytes(_plain(memory)),
         "state.json": to_json(position.model_dump()),
     }
-    durable.write_folder(folder, {**files, "MANIFEST.json": _manifest(files)})
+    return {**files, "MANIFEST.json": _manifest(files)}
+
+
+def write(folder: Path, packed: Mapping[str, bytes]) -> None:
+    """Replace the checkpoint in `folder` by the packed one."""
+    durable.write_folder(folder, packed)
 
 
 def exists(folder: Path) -> bool:

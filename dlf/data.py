@@ -223,7 +223,10 @@ def measure_inputs(x: Array, kind: str, dataset: Dataset) -> tuple[Normalization
 def _byte_statistics(x: Array) -> tuple[Array, Array]:
     """Exact mean and standard deviation of each channel, from the 256 counts of its byte values."""
     values = np.arange(256, dtype=np.float64)
-    counts = np.stack([np.bincount(x[:, c].reshape(-1), minlength=256) for c in range(x.shape[1])])  # (channels, 256)
+    counts = np.zeros((x.shape[1], 256), np.int64)
+    for start in range(0, len(x), 1024):  # bincount makes 8 bytes of each
+        for channel in range(x.shape[1]):
+            counts[channel] += np.bincount(x[start : start + 1024, channel].reshape(-1), minlength=256)
     mean = counts @ values / counts.sum(1)
     variance = (counts * (values - mean[:, None]) ** 2).sum(1) / counts.sum(1)
     return mean[:, None, None], np.sqrt(variance)[:, None, None]

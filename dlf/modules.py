@@ -55,13 +55,15 @@ class Weighted(nn.Module):
         self.init = chosen(init or AUTO, self.activation)
         self.activate = _plain(self.activation, overwrite=True)  # the sum is fresh and nobody else's
         self.products: torch.dtype | None = None  # in which numbers the products are computed; None: as they come
+        self.hand_on = False  # whether what comes out keeps that type, because the next product rounds to it anyway
 
     def product(self, function: Callable[..., Tensor], x: Tensor, *settings: Any) -> Tensor:
-        """function(x, weight, bias, *settings), computed in `products`; what comes out has the type of x."""
+        """function(x, weight, bias, *settings), computed in `products`; that type comes out with `hand_on`, else float32."""
         if self.products is None:
             return function(x, self.weight, self.bias, *settings)
         bias = None if self.bias is None else self.bias.to(self.products)
-        return function(x.to(self.products), self.weight.to(self.products), bias, *settings).to(x.dtype)
+        output = function(x.to(self.products), self.weight.to(self.products), bias, *settings)
+        return output if self.hand_on else output.to(self.weight.dtype)
 
     def initialise(self, generator: torch.Generator) -> None:
         """Fill the weight from the generator, each piece with the fans of its own, and the bias with zeros."""

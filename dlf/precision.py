@@ -7,12 +7,13 @@ either way, so the small steps of late training are not lost. Micikevicius et al
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import nn
 
-from dlf.modules import Weighted
+from dlf.modules import Dropout, Linear, Weighted
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -42,8 +43,17 @@ def _fast_bfloat16(device: torch.device) -> bool:
 
 
 def apply(network: nn.Module, precision: Precision) -> None:
-    """Make every layer with a weight compute its products in this precision."""
+    """Make every layer with a weight compute its products in this precision.
+
+    Between two linear layers, with at most dropout between them, bfloat16 stays bfloat16: the activation in between is
+    rounded to it either way, and two conversions are saved.
+    """
     assert precision != "auto", "choose first"
     for module in network.modules():
         if isinstance(module, Weighted):
             module.products = torch.bfloat16 if precision == "bfloat16" else None
+        if isinstance(module, nn.Sequential):
+            chain = [child for child in module if not isinstance(child, Dropout)]
+            for child, following in pairwise(chain):
+                if isinstance(child, Weighted):
+                    child.hand_on = precision == "bfloat16" and isinstance(following, Linear)

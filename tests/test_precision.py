@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from dlf import precision
-from dlf.layers import LAYERS, initialise
+from dlf.layers import LAYERS, initialise, stack
+from dlf.modules import Weighted
 
 CPU = torch.device("cpu")
 SHAPES = {"linear": (40,), "maxout": (40,), "conv2d": (3, 6, 6)}
@@ -81,3 +82,26 @@ def test_auto_says_what_it_chose_and_why(
     found, why = precision.choose("auto", CPU, products)
     assert found == chosen
     assert reason in why
+
+
+def test_what_is_handed_on_is_what_would_be_rounded_next() -> None:
+    """relu and dropout of a rounded number are rounded numbers: handing bfloat16 on changes no bit of the output."""
+    layers = [
+        LAYERS.make("linear", units=32, activation="relu"),
+        LAYERS.make("dropout", rate=0.5),  # scales by 2, which is exact
+        LAYERS.make("linear", units=16, activation="relu"),
+        LAYERS.make("layer_norm"),
+        LAYERS.make("linear", units=4),
+    ]
+    network = nn.Sequential(*(row.module for row in stack((40,), layers)))
+    initialise(network, torch.Generator().manual_seed(0))
+    precision.apply(network, "bfloat16")
+    weighted = [module for module in network if isinstance(module, Weighted)]
+    assert [module.hand_on for module in weighted] == [True, False, False], "norms and losses get float32"
+    x = torch.randn(8, 40, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    handed = network(x)
+    assert handed.dtype == torch.float32
+    weighted[0].hand_on = False
+    torch.manual_seed(0)
+    assert torch.equal(network(x), handed)

@@ -207,10 +207,10 @@ def _loop(
     try:
         for record in fit(state, experiment, epochs=config.train.epochs, history=history, on_step=on_step):
             history.append(run.append_metrics(record))
-            best = is_best(history, config.monitor)
+            packed, best = checkpoint.pack(state), is_best(history, config.monitor)
             if best:
-                checkpoint.save(run.best, state)
-            checkpoint.save(run.last, state)  # the commit point of an epoch
+                checkpoint.write(run.best, packed)
+            checkpoint.write(run.last, packed)  # the commit point of an epoch
             display.epoch(history[-1], best)
             if received or _is_over(history, config):
                 break
