@@ -58,7 +58,7 @@ class Weighted(nn.Module):
         self.hand_on = False  # whether what comes out keeps that type, because the next product rounds to it anyway
 
     def product(self, function: Callable[..., Tensor], x: Tensor, *settings: Any) -> Tensor:
-        """function(x, weight, bias, *settings), computed in `products`; that type comes out with `hand_on`, else float32."""
+        """function(x, weight, bias, *settings) in `products`; out comes that type with `hand_on`, else float32."""
         if self.products is None:
             return function(x, self.weight, self.bias, *settings)
         bias = None if self.bias is None else self.bias.to(self.products)
