@@ -19,6 +19,7 @@ from dlf.data import Data, Part, mix, order
 from dlf.errors import DivergedError
 from dlf.losses import Task, predicted
 from dlf.model import Network
+from dlf.optimizers import update_of
 
 EVALUATION_BATCH = 2048  # large enough to be limited by arithmetic; fixed, so that every evaluation gives equal bits
 
@@ -73,6 +74,10 @@ class TrainState:
     step: int = 0
     sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
     seconds: float = 0.0
+    update: Callable[[], Any] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.update = update_of(self.optimizer)
 
 
 def fit(
@@ -137,10 +142,10 @@ def train_step(state: TrainState, experiment: Experiment, x: Tensor, y: Tensor) 
     penalties = [penalty() for penalty in experiment.penalties]
     for clip in experiment.clips:
         clip()
-    state.optimizer.step()
-    for limit in experiment.limits:
-        limit()
     with torch.no_grad():
+        state.update()
+        for limit in experiment.limits:
+            limit()
         state.sums[0] += loss * len(x)
         state.sums[1] += headline(state.network, output, y, experiment.task)
         for penalty in penalties:

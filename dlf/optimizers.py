@@ -6,8 +6,10 @@ at 0, and sqrt, sign, products and quotients are elementwise.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -37,10 +39,32 @@ def build(network: nn.Module, component: Component) -> torch.optim.Optimizer:
     Every parameter group keeps its learning rate as `initial_lr`: a schedule sets `lr` to a factor times that.
     InvalidError where parameters of the component contradict each other.
     """
+    _leave_the_compiler_out()
     optimizer: torch.optim.Optimizer = OPTIMIZERS.build(component, parameter_groups(network, component))
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
+
+
+def update_of(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
+    """The optimizer's update alone; call it without gradients (torch.no_grad).
+
+    What torch wraps around `step` serves hooks, profilers and its compiler, which the first call would import: a second
+    at the start and 0.1 ms of every step.
+    """
+    return partial(inspect.unwrap(type(optimizer).step), optimizer)
+
+
+def _leave_the_compiler_out() -> None:
+    """Keep torch from importing its compiler, a second, only to mark functions that it shall not compile.
+
+    The first call of these methods looks for the marked function in an attribute, and imports the compiler to make it.
+    A torch that has no such attribute is left as it is.
+    """
+    for name in ("add_param_group", "state_dict", "load_state_dict"):
+        function = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
+        if function is not None and not hasattr(function, "__dynamo_disable"):
+            setattr(function, "__dynamo_disable", function)
 
 
 def parameter_groups(network: nn.Module, component: Component) -> Groups:
