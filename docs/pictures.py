@@ -1,4 +1,4 @@
-"""Make the pictures of README.md from real sessions: `pip install -e '.[docs]' && python docs/pictures.py`.
+"""Make the pictures of README.md from real terminals: `pip install -e '.[docs]' && python docs/pictures.py`.
 
 Each command runs in a pseudo-terminal of 80 columns; what its screen shows is written as SVG.
 """
