@@ -3,7 +3,7 @@
 A layer is `f(shape: Shape, *, ...) -> (module, shape)`: the module for inputs of that shape, and the shape of its
 output. Shapes are without the batch: (features,) or (channels, height, width). They come from arithmetic alone: no
 tensor is run, and nothing here reads a weight, so that a network can be built on the meta device, counted, refused,
-given memory (`to_empty`) and only then filled by `initialise`. A shape that a layer does not take is an InvalidError.
+given memory and only then filled by `initialise`. A shape that a layer does not take is an InvalidError.
 
 In a layer function None stands for the identity (`activation`) and for auto (`init`); `fill_defaults` puts the
 experiment's own defaults in their place before.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 
 from dlf.config import ExperimentConfig, loads
 from dlf.data import load
-from dlf.experiment import assemble
+from dlf.experiment import _available_memory, assemble
 from dlf.model import Network, draw, summarize
 
 CPU = torch.device("cpu")
@@ -86,3 +89,10 @@ def test_drawing_allocates_nothing_and_counts_by_hand() -> None:
     # one multiplication for each weight, none for the 8 + 3 biases
     assert summary.multiply_adds == 32 + 24
     assert sum(p.numel() for p in network_of(IRIS).parameters()) == 67
+
+
+def test_memory_that_caches_hold_counts_as_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Linux free pages alone would refuse networks that fit, as soon as files have been read."""
+    told = "MemTotal:       24000000 kB\nMemFree:          100000 kB\nMemAvailable:   20000000 kB\n"
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding: told)
+    assert _available_memory(CPU) == 20_000_000 * 1024  # what meminfo calls kB is 1,024 bytes
