@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from dlf.engine import Experiment, TrainState
 from dlf.errors import MachineError, UsageError
 from dlf.layers import multiply_adds
 from dlf.losses import LOSSES, balanced, probabilities
+from dlf.memory import available_bytes
 from dlf.metrics import METRICS, Predictions, column
 from dlf.model import Blueprint, Network, draw, realize
 from dlf.optimizers import build as build_optimizer
@@ -62,15 +61,7 @@ def check_memory(blueprint: Blueprint, optimizer: Component, device: torch.devic
 def _available_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    try:  # what the kernel can give, file caches included: free pages alone are few on a machine that has read files
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, ValueError, StopIteration):  # not Linux
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # no such question on this system
-        return 2**63
+    return available_bytes()
 
 
 # --- everything together --------------------------------------------------------------------------------------------
@@ -90,7 +81,8 @@ def assemble(
         optimizer = build_optimizer(network, config.optimizer)
     except InvalidError as error:
         raise error.below("optimizer") from None
-    state = TrainState(network, optimizer, sums=torch.zeros(3, dtype=torch.float64, device=device))
+    losses, sums = torch.empty(0, device=device), torch.zeros(2, dtype=torch.float64, device=device)
+    state = TrainState(network, optimizer, losses=losses, sums=sums)
     steps = -(-len(data.train) // config.data_section.batch_size)
     experiment = Experiment(
         data=data,
