@@ -75,6 +75,7 @@ def _train_new(loaded: Loaded, runs: Path, display: Logged) -> TrainResult:
             status="running",
             started=now(),
             seed=config.seed,
+            planned_epochs=config.train.epochs,
             data=data.name,
             requested_data=config.data.type,
             fallback_reason=reasons[0] if reasons else None,
