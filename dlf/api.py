@@ -28,6 +28,7 @@ from dlf.engine import Experiment, TrainState, outputs
 from dlf.losses import LOSSES, probabilities
 from dlf.model import Network, Summary
 from dlf.run import Record, RunDirectory
+from dlf.streamed import Streamed
 
 Config = str | Path | Mapping[str, Any]
 
@@ -64,7 +65,7 @@ class Trained:
     experiment: Experiment
     loss: str
 
-    def predict(self, x: Tensor) -> Tensor:
+    def predict(self, x: Tensor | Streamed) -> Tensor:
         """(n, classes) probabilities, or (n, targets) values in the data's units; x is (n, *shape), not normalized."""
         output = outputs(self.network, x)
         if self.experiment.task == "regression":

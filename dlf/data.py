@@ -1,13 +1,13 @@
-"""From a data set to resident tensors: the split, the statistics, the order of the batches.
+"""From a data set to tensors: the split, the statistics, the order of the batches.
 
 Everything random here is a function of a seed and a position, never of how often somebody asked. Samples stay as they
-were read (bytes for images) and are normalized batch by batch, on the device.
+were read (bytes for images) and are normalized batch by batch, on the device: resident there, unless they are too large.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,14 +16,19 @@ from torch import Tensor
 
 from dlf.datasets import DATASETS, Array, DataSection, Dataset, DataSpec, Samples, Source
 from dlf.datasets.download import data_root
+from dlf.datasets.files import FileArray, Rows, chunks
 from dlf.errors import DataError, DataMissingError, RunError
+from dlf.streamed import Streamed
 
 
 @dataclass(frozen=True)
 class Part:
-    """Samples of one split on the device: x (n, *shape) as read, y int64 (n,) or float32 (n, targets)."""
+    """Samples of one split on the device: x (n, *shape) as read, y int64 (n,) or float32 (n, targets).
 
-    x: Tensor
+    x is streamed where it does not fit; of a tensor and of streamed samples, slices and index_select mean the same.
+    """
+
+    x: Tensor | Streamed
     y: Tensor
 
     def __len__(self) -> int:
@@ -40,7 +45,7 @@ class Normalization:
 
 @dataclass(frozen=True)
 class Data:
-    """One data set, split and resident: what training and evaluation read.
+    """One data set, split: what training and evaluation read.
 
     `inputs` and `targets` are the normalizations of x and, for regression, of y; `constant` names features that never
     vary. `sha256` is the hash of every sample before the split, `split_sha256` that of the split's indices.
@@ -121,16 +126,16 @@ def read(section: DataSection, tell: Callable[[str], None]) -> Dataset:
 
 
 def prepare(dataset: Dataset, section: DataSection, device: torch.device) -> Data:
-    """Split, measure the normalization on the training part, and move everything to the device."""
+    """Split, measure the normalization on the training part, and move to the device what fits."""
     train, validation, test = split(dataset, section)
     held_out = dataset.test if dataset.test is not None else _take(dataset.train, test)
     samples = _take(dataset.train, train)
     inputs, constant = measure_inputs(samples.x, section.normalize, dataset)
     return Data(
         name=section.type,
-        train=_resident(samples, device),
-        validation=_resident(_take(dataset.train, validation), device),
-        test=_resident(held_out, device),
+        train=_part(samples, device),
+        validation=_part(_take(dataset.train, validation), device),
+        test=_part(held_out, device),
         classes=dataset.classes,
         features=dataset.features,
         inputs=_to(inputs, device),
@@ -193,13 +198,14 @@ def _draw(pool: Array, labels: Array | None, count: int, generator: np.random.Ge
 def _take(samples: Samples, indices: Array) -> Samples:
     if len(indices) == len(samples):  # everything, in order: no copy
         return samples
-    return Samples(samples.x[indices], samples.y[indices])
+    x = samples.x.take(indices) if isinstance(samples.x, FileArray) else samples.x[indices]
+    return Samples(x, samples.y[indices])
 
 
 # --- normalization --------------------------------------------------------------------------------------------------
 
 
-def measure_inputs(x: Array, kind: str, dataset: Dataset) -> tuple[Normalization, tuple[str, ...]]:
+def measure_inputs(x: Rows, kind: str, dataset: Dataset) -> tuple[Normalization, tuple[str, ...]]:
     """Mean and standard deviation for x: per channel for images, per column otherwise; and the columns without spread.
 
     A column that never varies is only shifted (std 1), so it becomes 0 and stays finite. One-hot columns stay 0 and 1.
@@ -220,22 +226,33 @@ def measure_inputs(x: Array, kind: str, dataset: Dataset) -> tuple[Normalization
     return _normalization(mean, std), tuple(np.array(names, object)[constant])
 
 
-def _byte_statistics(x: Array) -> tuple[Array, Array]:
+def _byte_statistics(x: Rows) -> tuple[Array, Array]:
     """Exact mean and standard deviation of each channel, from the 256 counts of its byte values."""
     values = np.arange(256, dtype=np.float64)
     counts = np.zeros((x.shape[1], 256), np.int64)
-    for start in range(0, len(x), 1024):  # bincount makes 8 bytes of each
+    for chunk in chunks(x):
         for channel in range(x.shape[1]):
-            counts[channel] += np.bincount(x[start : start + 1024, channel].reshape(-1), minlength=256)
+            counts[channel] += np.bincount(chunk[:, channel].reshape(-1), minlength=256)
     mean = counts @ values / counts.sum(1)
     variance = (counts * (values - mean[:, None]) ** 2).sum(1) / counts.sum(1)
     return mean[:, None, None], np.sqrt(variance)[:, None, None]
 
 
-def _column_statistics(x: Array) -> tuple[Array, Array]:
-    """In float64, in which the sums of a column of float32 that never varies are exact: its spread is exactly 0."""
-    std = x.std(0, dtype=np.float64)
-    return x.mean(0, dtype=np.float64), np.where(std < np.finfo(np.float32).tiny, 0.0, std)
+def _column_statistics(x: Rows) -> tuple[Array, Array]:
+    """Mean and standard deviation of each column in float64, chunk by chunk; Chan, Golub and LeVeque, 1979.
+
+    The float64 sums of a column of float32 that never varies are exact, and so is every chunk's mean: its spread is 0.
+    """
+    count, mean, squares = 0, np.zeros(x.shape[1:]), np.zeros(x.shape[1:])
+    for chunk in chunks(x):
+        own = chunk.mean(0, dtype=np.float64)
+        total, shift = count + len(chunk), own - mean
+        squares += np.square(chunk - own).sum(0) + shift**2 * (count * len(chunk) / total)
+        # the first chunk's mean as it is: a constant column must find its own value again, bit by bit
+        mean = own if not count else mean + shift * (len(chunk) / total)
+        count = total
+    std = np.sqrt(squares / count)
+    return mean, np.where(std < np.finfo(np.float32).tiny, 0.0, std)
 
 
 def measure_targets(y: Array) -> Normalization:
@@ -259,6 +276,19 @@ def order(n: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(mix(seed, -1 - epoch)))
 
 
+def batches(part: Part, order: Tensor, size: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """x and y of the batches of an epoch, from number `first` on; `order` holds the indices of all its samples."""
+    if isinstance(part.x, Tensor):
+        for batch in torch.split(order.to(part.x.device), size)[first:]:
+            yield part.x.index_select(0, batch), part.y.index_select(0, batch)
+        return
+    for start in range(first * size, len(order), size):
+        batch = order[start : start + size]
+        x, y = part.x.index_select(0, batch), part.y.index_select(0, batch.to(part.y.device))
+        part.x.announce(order[start + size : start + 2 * size])  # is fetched while this one is trained on
+        yield x, y
+
+
 def mix(seed: int, position: int) -> int:
     """A 63-bit seed for one position of a run; the finalizer of splitmix64 (Steele, Lea, Flood 2014)."""
     z = (seed * 0x9E3779B97F4A7C15 + position * 0xD1B54A32D192ED03 + 0x9E3779B97F4A7C15) % 2**64
@@ -270,8 +300,16 @@ def mix(seed: int, position: int) -> int:
 # --- tensors and hashes ---------------------------------------------------------------------------------------------
 
 
-def _resident(samples: Samples, device: torch.device) -> Part:
-    return Part(_tensor(samples.x).to(device), _tensor(samples.y).to(device))
+def _part(samples: Samples, device: torch.device) -> Part:
+    y = _tensor(samples.y).to(device)
+    if isinstance(samples.x, FileArray) or not _fits(samples.x, device):
+        return Part(Streamed(samples.x, device), y)
+    return Part(_tensor(samples.x).to(device), y)
+
+
+def _fits(x: Array, device: torch.device) -> bool:
+    """Whether half of the memory that is free on the device holds x: the other half is for the network and its work."""
+    return device.type != "cuda" or 2 * x.nbytes <= torch.cuda.mem_get_info(device)[0]
 
 
 def _tensor(array: Array) -> Tensor:
@@ -283,14 +321,15 @@ def _to(normalization: Normalization, device: torch.device) -> Normalization:
     return Normalization(normalization.mean.to(device), normalization.std.to(device))
 
 
-def _arrays(dataset: Dataset) -> list[Array]:
+def _arrays(dataset: Dataset) -> list[Rows]:
     parts = [dataset.train] + ([dataset.test] if dataset.test is not None else [])
     return [array for samples in parts for array in (samples.x, samples.y)]
 
 
-def _hash(*arrays: Array) -> str:
+def _hash(*arrays: Rows) -> str:
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
+        for chunk in chunks(array):
+            digest.update(np.ascontiguousarray(chunk).data)
     return digest.hexdigest()

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlf.data import Data, Part, mix, order
+from dlf.data import Data, Part, batches, mix, order
 from dlf.errors import DivergedError
 from dlf.losses import Task, predicted
 from dlf.model import Network
 from dlf.optimizers import update_of
+from dlf.streamed import Streamed
 
 EVALUATION_BATCH = 2048  # large enough to be limited by arithmetic; fixed, so that every evaluation gives equal bits
 
@@ -113,16 +114,16 @@ def train_epoch(
     """The rest of the epoch under way, all of it at its start; the learning rate of its last step."""
     train, size = experiment.data.train, min(experiment.batch_size, len(experiment.data.train))
     first = state.step - state.epoch * experiment.steps_per_epoch
-    batches = torch.split(order(len(train), experiment.seed, state.epoch).to(train.x.device), size)
-    rate = float(state.optimizer.param_groups[0]["lr"])
+    visited = order(len(train), experiment.seed, state.epoch)
+    rate, device = float(state.optimizer.param_groups[0]["lr"]), train.x.device
     state.network.train()
     started = time.perf_counter()
     try:
-        with torch.random.fork_rng([train.x.device] if train.x.is_cuda else []):  # the caller's generators stay theirs
-            for batch in batches[first:]:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the caller's generators stay theirs
+            for x, y in batches(train, visited, size, first):
                 rate = set_learning_rate(state.optimizer, experiment.learning_rate_factor(state.step, history))
-                seed_dropout(mix(experiment.seed, state.step), train.x.device)
-                train_step(state, experiment, train.x.index_select(0, batch), train.y.index_select(0, batch))
+                seed_dropout(mix(experiment.seed, state.step), device)
+                train_step(state, experiment, x, y)
                 state.step += 1
                 on_step(state)
         state.epoch += 1
@@ -160,7 +161,7 @@ def headline(network: Network, output: Tensor, y: Tensor, task: Task) -> Tensor:
 
 
 @torch.no_grad()
-def outputs(network: Network, x: Tensor) -> Tensor:
+def outputs(network: Network, x: Tensor | Streamed) -> Tensor:
     """What the network says of samples as they were read, in evaluation mode: (n, units), in large batches."""
     training = network.training
     network.eval()

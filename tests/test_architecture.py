@@ -32,6 +32,7 @@ LEVELS = (
     ),
     ("precision",),
     ("config",),
+    ("streamed",),
     ("data", "model", "history"),
     ("engine", "environment", "checkpoint"),
     ("experiment",),

@@ -77,4 +77,4 @@ def test_as_good_as_scikit_learn(name: str, tmp_path: Path) -> None:
 
 def _table(trained: Trained, part: Part) -> tuple[np.ndarray, np.ndarray]:
     """Samples of a part, standardized as dlf does, as a table; and their labels."""
-    return trained.network.normalize(part.x).flatten(1).numpy(), part.y.numpy()
+    return trained.network.normalize(part.x[:]).flatten(1).numpy(), part.y.numpy()

@@ -104,7 +104,7 @@ def test_the_official_test_set_is_the_test() -> None:
     dataset = classified([30, 30], official_test=11)
     data = prepare(dataset, section(test=0.5, validation=0.1, limit=20, normalize="none"), CPU)
     assert dataset.test is not None
-    assert data.test.x.numpy().tobytes() == dataset.test.x.tobytes()
+    assert data.test.x[:].numpy().tobytes() == dataset.test.x.tobytes()
     assert data.test.y.tolist() == dataset.test.y.tolist()
     assert (len(data.train), len(data.validation)) == (18, 2)
 
@@ -129,7 +129,7 @@ def test_nothing_left_to_train_on(settings: dict[str, Any]) -> None:
 
 
 def normalized(data: Data) -> NDArray[Any]:
-    x: NDArray[Any] = ((data.train.x - data.inputs.mean) / data.inputs.std).numpy()
+    x: NDArray[Any] = ((data.train.x[:] - data.inputs.mean) / data.inputs.std).numpy()
     return x
 
 
@@ -290,7 +290,7 @@ def test_data_that_may_not_be_written_to_is_copied() -> None:
     dataset = classified([5, 5])
     dataset.train.x.flags.writeable = False
     data = prepare(dataset, section(test=0, validation=0), CPU)
-    data.train.x[0, 0] = 99
+    data.train.x[:][0, 0] = 99
     assert dataset.train.x[0, 0] != 99
 
 

@@ -193,7 +193,7 @@ def test_a_validation_without_numbers_has_no_best(train: Train) -> None:
 
     class Overflow(Silent):
         def start(self, run: RunDirectory, config: ExperimentConfig, experiment: Experiment, state: TrainState) -> None:
-            experiment.data.validation.x.fill_(math.inf)
+            experiment.data.validation.x[:].fill_(math.inf)
 
     run = run_of(train(SMALL, display=Overflow()))
     assert [record["val_loss"] for record in run.read_metrics()] == [None, None]

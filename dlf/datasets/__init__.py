@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from numpy.typing import NDArray
 from pydantic import NonNegativeInt, PlainValidator, PositiveInt, WithJsonSchema
 
+from dlf.datasets.files import Rows
 from dlf.registry import Component, Registry, one_of, shown
 
 Array = NDArray[Any]
@@ -26,10 +27,11 @@ Array = NDArray[Any]
 class Samples:
     """Inputs x, uint8 (n, channels, height, width) or float32 (n, features), and what is true of them, y.
 
-    y is int64 (n,) with values 0 .. classes-1 for classification, float32 (n, targets) for regression.
+    y is int64 (n,) with values 0 .. classes-1 for classification, float32 (n, targets) for regression. x is an array, or
+    a FileArray where it stays in its file.
     """
 
-    x: Array
+    x: Rows
     y: Array
 
     def __len__(self) -> int:
