@@ -156,7 +156,7 @@ def _train(
     try:
         with signals() as received:
             display.start(run, config, experiment, state)
-            _loop(run, config, experiment, state, history, display, received)
+            loop(run, config, experiment, state, history, display, received)
         status = "interrupted" if received else "completed"
     except DivergedError as error:
         status = "diverged"
@@ -187,16 +187,16 @@ def _result(run: RunDirectory, config: ExperimentConfig, info: Info, history: Se
     )
 
 
-def _loop(
+def loop(
     run: RunDirectory,
     config: ExperimentConfig,
     experiment: Experiment,
     state: TrainState,
     history: list[Record],
-    display: Logged,
+    display: Display,
     received: Sequence[int],
 ) -> None:
-    """Train, measure, save, decide: the order of an epoch."""
+    """Train, measure, save, decide: the order of an epoch. Ends early, with the state saved, when `received` holds something."""
 
     def on_step(state: TrainState) -> None:
         display.step(state)
