@@ -196,7 +196,7 @@ def loop(
     display: Display,
     received: Sequence[int],
 ) -> None:
-    """Train, measure, save, decide: the order of an epoch. Ends early, with the state saved, when `received` holds something."""
+    """Train, measure, save, decide: the order of an epoch. With something in `received` it saves and ends."""
 
     def on_step(state: TrainState) -> None:
         display.step(state)
