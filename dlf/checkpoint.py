@@ -1,9 +1,10 @@
-"""A checkpoint: everything that changes while training, in a folder of four files, written whole or not at all.
+"""A checkpoint: everything that changes while training, in a folder of five files, written whole or not at all.
 
 model.safetensors       weights and preprocessing statistics
 optimizer.safetensors   the optimizer's tensors, named INDEX OF THE PARAMETER.NAME
-state.json              position (epoch, step), partial sums of the epoch, the optimizer's rules
-MANIFEST.json           size and sha256 of the other three; written last
+progress.safetensors    the loss of every step since the start; partial sums of the epoch under way
+state.json              position (epoch, step), seconds of the epoch under way, the optimizer's rules
+MANIFEST.json           size and sha256 of the other four, and of the records of metrics.jsonl so far; written last
 
 Tensors are safetensors and everything else is JSON: nothing is ever unpickled, so a checkpoint cannot run code.
 Loading hashes the bytes that it parses, and accepts a manifest only when it is, byte for byte, that of these files.
@@ -16,10 +17,10 @@ import json
 import operator
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, ValidationError
+from pydantic import NonNegativeFloat, NonNegativeInt, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as tensors_to_bytes
@@ -30,10 +31,10 @@ from dlf.engine import TrainState
 from dlf.errors import RunError
 from dlf.model import Network
 from dlf.registry import Section
-from dlf.run import to_json
+from dlf.run import Written, to_json
 
-FORMAT = 1
-_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+FORMAT = 2
+_FILES = ("model.safetensors", "optimizer.safetensors", "progress.safetensors", "state.json")
 _MANIFEST_LIMIT = 64 * 1024
 # how an update is computed, and at which rate, belongs to the machine and the moment, not to the rule
 _NOT_RULES = {"params", "lr", "fused", "foreach", "capturable", "differentiable"}
@@ -53,7 +54,6 @@ class Position(Section):
     dlf: str
     epoch: NonNegativeInt
     step: NonNegativeInt
-    sums: Annotated[list[float], Field(min_length=1, max_length=16)]
     seconds: NonNegativeFloat
     optimizer: Rules
 
@@ -62,9 +62,9 @@ class Contents(NamedTuple):
     """A checkpoint in memory, every byte compared with its manifest."""
 
     folder: Path
-    model: bytes
-    optimizer: bytes
+    files: Mapping[str, bytes]
     position: Position
+    written: Written
 
 
 def save(folder: Path, state: TrainState) -> None:
@@ -72,24 +72,27 @@ def save(folder: Path, state: TrainState) -> None:
     write(folder, pack(state))
 
 
-def pack(state: TrainState) -> dict[str, bytes]:
-    """The files of a checkpoint of this state, by name, in the order in which they are written."""
+def pack(state: TrainState, written: Written = Written()) -> dict[str, bytes]:  # noqa: B008 -- it never changes
+    """The files of a checkpoint of this state, by name, in the order in which they are written.
+
+    `written` describes the records of metrics.jsonl that belong to the state: those of its finished epochs.
+    """
     entries = state.optimizer.state_dict()["state"]
     memory = {f"{index}.{name}": value for index, entry in entries.items() for name, value in entry.items()}
     position = Position(
         dlf=__version__,
         epoch=state.epoch,
         step=state.step,
-        sums=state.sums.tolist(),
         seconds=state.seconds,
         optimizer=_rules(state.optimizer),
     )
     files = {
         "model.safetensors": tensors_to_bytes(_plain(state.network.state_dict())),
         "optimizer.safetensors": tensors_to_bytes(_plain(memory)),
+        "progress.safetensors": tensors_to_bytes(_plain({"losses": state.losses[: state.step], "sums": state.sums})),
         "state.json": to_json(position.model_dump()),
     }
-    return {**files, "MANIFEST.json": _manifest(files)}
+    return {**files, "MANIFEST.json": _manifest(files, written)}
 
 
 def write(folder: Path, packed: Mapping[str, bytes]) -> None:
@@ -104,14 +107,23 @@ def exists(folder: Path) -> bool:
 
 def load(folder: Path, state: TrainState) -> None:
     """Put the checkpoint into `state`; RunError where it is damaged, or of another network or optimizer."""
-    contents = read(folder)
+    fill(read(folder), state)
+
+
+def fill(contents: Contents, state: TrainState) -> None:
+    """Put what was read of a checkpoint into `state`; RunError where it is of another network or optimizer."""
+    progress = _progress(contents)
     _fill_network(contents, state.network)
     _fill_optimizer(contents, state.optimizer)
     position = contents.position
-    if len(position.sums) != len(state.sums):
-        raise RunError(f"{folder} has {len(position.sums)} sums of the epoch under way; {len(state.sums)} are expected")
     state.epoch, state.step, state.seconds = position.epoch, position.step, position.seconds
-    state.sums.copy_(torch.tensor(position.sums, dtype=torch.float64))
+    state.losses = progress["losses"].to(state.losses.device)
+    state.sums.copy_(progress["sums"])
+
+
+def losses(contents: Contents) -> Tensor:
+    """The loss of every step since the start, (step,) float32 on the CPU: the mean over the batch, penalties apart."""
+    return _progress(contents)["losses"]
 
 
 def load_network(folder: Path, network: Network) -> int:
@@ -140,15 +152,15 @@ def read(folder: Path) -> Contents:
 
 def _read(folder: Path) -> Contents:
     manifest = _read_file(folder / "MANIFEST.json", _MANIFEST_LIMIT)
-    sizes = _sizes(folder, manifest)
+    sizes, written = _parse_manifest(folder, manifest)
     files = {name: _read_file(folder / name, size) for name, size in sizes.items()}
-    if _manifest(files) != manifest:
+    if _manifest(files, written) != manifest:
         raise RunError(f"{folder} is damaged: its bytes are not those that were saved. {_OTHER}")
     try:
         position = Position.model_validate_json(files["state.json"])
     except ValidationError as error:
         raise RunError(f"{folder / 'state.json'} is not what dlf writes: {error.errors()[0]['msg']}") from None
-    return Contents(folder, files["model.safetensors"], files["optimizer.safetensors"], position)
+    return Contents(folder, {**files, "MANIFEST.json": manifest}, position, written)
 
 
 def _read_file(path: Path, limit: int) -> bytes:
@@ -163,25 +175,35 @@ def _read_file(path: Path, limit: int) -> bytes:
     return data
 
 
-def _sizes(folder: Path, manifest: bytes) -> dict[str, int]:
-    """The size of each file as the manifest has it, once its format is known to be ours."""
+def _parse_manifest(folder: Path, manifest: bytes) -> tuple[dict[str, int], Written]:
+    """The size of each file and the records of metrics.jsonl as the manifest has them, once its format is ours."""
     try:
         parsed = json.loads(manifest)
-        written = parsed["format"]
-        if written == FORMAT:
-            return {name: max(0, operator.index(parsed["files"][name]["bytes"])) for name in _FILES}
+        format_ = parsed["format"]
+        if format_ == FORMAT:
+            sizes = {name: max(0, operator.index(parsed["files"][name]["bytes"])) for name in _FILES}
+            return sizes, Written.model_validate(parsed["metrics"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunError(f"{folder / 'MANIFEST.json'} is damaged: {error!r}. {_OTHER}") from None
-    raise RunError(f"{folder} has checkpoint format {written}; dlf {__version__} reads {FORMAT}. Use the dlf it is of.")
+        raise RunError(f"{folder / 'MANIFEST.json'} is damaged: {_first_line(error)}. {_OTHER}") from None
+    raise RunError(f"{folder} has checkpoint format {format_}; dlf {__version__} reads {FORMAT}. Use the dlf it is of.")
 
 
-def _manifest(files: Mapping[str, bytes]) -> bytes:
-    """A function of the files alone, so that no byte of a manifest can change unseen."""
-    entries = {name: {"bytes": len(files[name]), "sha256": hashlib.sha256(files[name]).hexdigest()} for name in _FILES}
-    return to_json({"format": FORMAT, "files": entries}, indent=2)
+def _first_line(error: Exception) -> str:
+    return repr(error).splitlines()[0]
 
 
-_OTHER = "The run's other checkpoint (checkpoints/best or last) may be whole: copied to this place it can be resumed."
+def _manifest(files: Mapping[str, bytes], written: Written) -> bytes:
+    """A function of the files and what was written alone, with its own hash: no byte of a manifest changes unseen."""
+    entries = {name: {"bytes": len(files[name]), "sha256": _sha256(files[name])} for name in _FILES}
+    body = {"format": FORMAT, "files": entries, "metrics": written.model_dump()}
+    return to_json({**body, "sha256": _sha256(to_json(body))}, indent=2)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+_OTHER = "Another (best, last, step-N) may be whole: `dlf train --resume` takes --from, `dlf evaluate` --checkpoint."
 
 
 # --- tensors --------------------------------------------------------------------------------------------------------
@@ -198,8 +220,21 @@ def _parse(path: Path, data: bytes) -> dict[str, Tensor]:
         raise RunError(f"{path} is no safetensors file: {error}. {_OTHER}") from None
 
 
+def _tensors(contents: Contents, name: str) -> dict[str, Tensor]:
+    return _parse(contents.folder / name, contents.files[name])
+
+
+def _progress(contents: Contents) -> dict[str, Tensor]:
+    tensors = _tensors(contents, "progress.safetensors")
+    expected = {"losses": f"({contents.position.step},) float32", "sums": "(2,) float64"}
+    there = {name: _described(tensor) for name, tensor in tensors.items()}
+    if there != expected:
+        raise RunError(f"{contents.folder / 'progress.safetensors'} holds {there}; {expected} is expected")
+    return tensors
+
+
 def _fill_network(contents: Contents, network: Network) -> None:
-    tensors = _parse(contents.folder / "model.safetensors", contents.model)
+    tensors = _tensors(contents, "model.safetensors")
     expected = network.state_dict()
     for name in {**expected, **tensors}:
         here, there = _described(expected.get(name)), _described(tensors.get(name))
@@ -235,7 +270,7 @@ def _fill_optimizer(contents: Contents, optimizer: torch.optim.Optimizer) -> Non
         )
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     memory: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _parse(contents.folder / "optimizer.safetensors", contents.optimizer).items():
+    for name, tensor in _tensors(contents, "optimizer.safetensors").items():
         index, _, key = name.partition(".")
         known = index.isdecimal() and int(index) < len(parameters)
         if not known or tensor.shape not in (parameters[int(index)].shape, torch.Size()):

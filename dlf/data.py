@@ -1,7 +1,8 @@
 """From a data set to tensors: the split, the statistics, the order of the batches.
 
 Everything random here is a function of a seed and a position, never of how often somebody asked. Samples stay as they
-were read (bytes for images) and are normalized batch by batch, on the device: resident there, unless they are too large.
+were read (bytes for images) and are normalized batch by batch, on the device: they are resident there unless they are
+too large.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ stopping in between changes nothing.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,15 +66,17 @@ class Experiment:
 class TrainState:
     """What changes while training: all of it is in a checkpoint.
 
-    `epoch` counts finished epochs, `step` updates since the start; `sums` holds loss, headline metric and penalty of
-    the epoch under way, each summed over its samples, on the device.
+    `epoch` counts finished epochs, `step` updates since the start. `losses` holds the loss of every such step, and room
+    for the rest of the epoch; `sums` headline metric and penalty of the epoch under way, each summed over its samples.
+    Both are on the device. `seconds` is what the epoch under way took so far.
     """
 
     network: Network
     optimizer: torch.optim.Optimizer
     epoch: int = 0
     step: int = 0
-    sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+    losses: Tensor = field(default_factory=lambda: torch.empty(0))
+    sums: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64))
     seconds: float = 0.0
     update: Callable[[], Any] = field(init=False, repr=False)
 
@@ -116,25 +119,31 @@ def train_epoch(
     first = state.step - state.epoch * experiment.steps_per_epoch
     visited = order(len(train), experiment.seed, state.epoch)
     rate, device = float(state.optimizer.param_groups[0]["lr"]), train.x.device
+    reserve(state, (state.epoch + 1) * experiment.steps_per_epoch)
     state.network.train()
-    started = time.perf_counter()
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the caller's generators stay theirs
-            for x, y in batches(train, visited, size, first):
-                rate = set_learning_rate(state.optimizer, experiment.learning_rate_factor(state.step, history))
-                seed_dropout(mix(experiment.seed, state.step), device)
-                train_step(state, experiment, x, y)
-                state.step += 1
-                on_step(state)
-        state.epoch += 1
-        check_finite(state)  # the one synchronization of the epoch
-    finally:
-        state.seconds += time.perf_counter() - started
+    started = time.perf_counter() - state.seconds
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the caller's generators stay theirs
+        for x, y in batches(train, visited, size, first):
+            rate = set_learning_rate(state.optimizer, experiment.learning_rate_factor(state.step, history))
+            seed_dropout(mix(experiment.seed, state.step), device)
+            train_step(state, experiment, x, y)
+            state.step += 1
+            state.seconds = time.perf_counter() - started
+            on_step(state)
+    check_finite(state)  # the one synchronization of the epoch
+    state.epoch += 1
+    state.seconds = time.perf_counter() - started
     return rate
 
 
+def reserve(state: TrainState, steps: int) -> None:
+    """Make room for the losses of so many steps since the start; those that are there stay."""
+    missing = max(0, steps - len(state.losses))
+    state.losses = torch.cat([state.losses, state.losses.new_zeros(missing)])
+
+
 def train_step(state: TrainState, experiment: Experiment, x: Tensor, y: Tensor) -> None:
-    """Forward, loss, backward, penalties, clipping, update, limits; adds to the sums of the epoch without waiting."""
+    """Forward, loss, backward, penalties, clipping, update, limits; the loss and the sums are noted without waiting."""
     output = state.network(x)
     loss = experiment.loss(output, state.network.scaled(y))
     for parameter in state.network.parameters():
@@ -147,10 +156,10 @@ def train_step(state: TrainState, experiment: Experiment, x: Tensor, y: Tensor) 
         state.update()
         for limit in experiment.limits:
             limit()
-        state.sums[0] += loss * len(x)
-        state.sums[1] += headline(state.network, output, y, experiment.task)
+        state.losses[state.step] = loss
+        state.sums[0] += headline(state.network, output, y, experiment.task)
         for penalty in penalties:
-            state.sums[2] += penalty * len(x)
+            state.sums[1] += penalty * len(x)
 
 
 def headline(network: Network, output: Tensor, y: Tensor, task: Task) -> Tensor:
@@ -200,17 +209,45 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
 
 
 def check_finite(state: TrainState) -> None:
-    """DivergedError when a loss of the epoch or a parameter is no longer a number; names the first such tensor."""
-    broken = [name for name, tensor in state.network.named_parameters() if not torch.isfinite(tensor).all()]
-    if not broken and torch.isfinite(state.sums).all():
+    """DivergedError when a number of the state is not finite; names the first such loss and the first such tensor.
+
+    Called before every save. It looks at all that a checkpoint takes: a huge gradient can leave finite weights, and an
+    Adam whose second moment is infinite, which never moves them again.
+    """
+    losses = torch.isfinite(state.losses[: state.step]).tolist()
+    broken = [name for name, tensor in _tensors(state) if not _is_finite(tensor)]
+    if all(losses) and not broken:
         return
-    what = f"parameter {broken[0]}" if broken else "the training loss"
+    found = [f"the loss of step {losses.index(False) + 1} is not a finite number"] if not all(losses) else []
+    if broken:
+        more = f" and {len(broken) - 1} more tensors are" if len(broken) > 1 else " is"
+        found.append(f"after step {state.step} {broken[0]}{more} not finite")
     raise DivergedError(
-        f"training diverged by step {state.step}: {what} is not a finite number. "
+        f"training diverged: {'; '.join(found)}. "
         "Lower optimizer.lr, add warm-up (schedule.warmup_epochs) or clip gradients (regularizers: [clip_norm])."
     )
 
 
+def _tensors(state: TrainState) -> Iterator[tuple[str, Tensor]]:
+    """What a step changes, apart from its loss, by the names that a user knows."""
+    yield from ((f"parameter {name}", tensor) for name, tensor in state.network.named_parameters())
+    yield from ((f"statistic {name}", tensor) for name, tensor in state.network.named_buffers())
+    for name, parameter in state.network.named_parameters():
+        for key, tensor in state.optimizer.state.get(parameter, {}).items():
+            yield f"optimizer.{key} of {name}", tensor
+    yield from zip(("the sum of the headline metric", "the sum of the penalty"), state.sums, strict=True)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether every number is finite. Least and greatest take one pass, and a NaN is both; isfinite takes five."""
+    return all(math.isfinite(bound) for bound in torch.stack(tensor.detach().aminmax()).tolist())
+
+
 def _training_means(state: TrainState, experiment: Experiment) -> dict[str, float]:
-    loss, hits, penalty = (state.sums.double() / len(experiment.data.train)).tolist()
+    """Of the epoch that has just ended. Its loss is the exact mean of the steps' losses, weighted by their samples."""
+    samples, size = len(experiment.data.train), experiment.batch_size
+    losses = state.losses[state.step - experiment.steps_per_epoch : state.step].tolist()
+    sizes = [min(size, samples - start) for start in range(0, samples, size)]
+    loss = math.fsum(loss * size for loss, size in zip(losses, sizes, strict=True)) / samples
+    hits, penalty = (state.sums / samples).tolist()
     return {"train_loss": loss, f"train_{experiment.headline}": hits, "penalty": penalty}

@@ -5,7 +5,7 @@ runs/mnist-20261123-101500-3f2a/
   config.source.yaml     as written, with the overrides
   run.json               status, versions, device, threads, precision, command line, seed, hashes of data and split
   metrics.jsonl          one object an epoch
-  checkpoints/last/      model.safetensors, optimizer.safetensors, state.json, MANIFEST.json
+  checkpoints/last/      model.safetensors, optimizer.safetensors, progress.safetensors, state.json, MANIFEST.json
   checkpoints/best/      the same, chosen by the monitored metric
   evaluation-test.json   what `dlf evaluate` found
   train.log              what was said while training
@@ -15,6 +15,7 @@ runs/mnist-20261123-101500-3f2a/
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import re
@@ -22,11 +23,13 @@ import secrets
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt
 
 from dlf import durable
 from dlf.errors import MachineError, RunError, UsageError
-from dlf.registry import did_you_mean
+from dlf.registry import Section, did_you_mean
 
 Status = Literal["running", "completed", "interrupted", "diverged", "failed"]
 Record = Mapping[str, Any]
@@ -54,6 +57,14 @@ class Info(dict[str, Any]):
         raise RunError(f"run.json has no {key!r}: `dlf train` did not write it, or it was edited. Train a new run.")
 
 
+class Written(Section):
+    """The beginning of metrics.jsonl: so many records, in so many bytes, with this hash."""
+
+    records: NonNegativeInt = 0
+    bytes: NonNegativeInt = 0
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] = hashlib.sha256().hexdigest()
+
+
 class RunDirectory:
     """One run on disk."""
 
@@ -66,6 +77,8 @@ class RunDirectory:
         self.best = path / "checkpoints" / "best"
         self.log = path / "train.log"
         self._info = path / "run.json"
+        self._written = Written()
+        self._hash = hashlib.sha256()
 
     @property
     def id(self) -> str:
@@ -149,6 +162,7 @@ class RunDirectory:
         """Add one epoch to metrics.jsonl; the record as it will be read back: NaN and infinity are null."""
         line = to_json(record)
         durable.append(self.metrics, line)
+        self._count(line, records=1)
         return json.loads(line)  # type: ignore[no-any-return]
 
     def read_metrics(self) -> list[Record]:
@@ -158,18 +172,54 @@ class RunDirectory:
         except ValueError as error:
             raise RunError(f"{self.metrics} is damaged: {error}") from error
 
-    def keep_metrics(self, epochs: int) -> None:
-        """Drop the records behind the first `epochs`: those that were written and not followed by a checkpoint."""
+    @property
+    def written(self) -> Written:
+        """What this process knows to stand in metrics.jsonl: what it kept of it, and what it added."""
+        return self._written
+
+    def keep_metrics(self, written: Written) -> None:
+        """Keep these first records and drop those behind them, which no checkpoint followed; RunError if changed."""
+        kept = self._first_records(written)
+        durable.write(self.metrics, kept)
+        self._written, self._hash = Written(), hashlib.sha256()
+        self._count(kept, written.records)
+
+    def check_metrics(self, written: Written) -> None:
+        """RunError, with what differs, unless metrics.jsonl begins with these records."""
+        self._first_records(written)
+
+    def _first_records(self, written: Written) -> bytes:
         lines = self._metrics_lines()
-        if len(lines) < epochs:
-            raise RunError(f"{self.metrics} has {len(lines)} epochs and the checkpoint {epochs}: records are missing")
-        durable.write(self.metrics, b"".join(line + b"\n" for line in lines[:epochs]))
+        if len(lines) < written.records:
+            raise RunError(
+                f"{self.metrics} has {len(lines)} epochs and the checkpoint {written.records}: records are missing. "
+                "Bring the file back from a copy, or train anew."
+            )
+        kept = b"".join(line + b"\n" for line in lines[: written.records])
+        found = hashlib.sha256(kept).hexdigest()
+        if found != written.sha256:
+            raise RunError(
+                f"{self.metrics} was changed: its first {written.records} records are {len(kept)} bytes with sha256 "
+                f"{found}; the checkpoint was saved after {written.bytes} bytes with {written.sha256}. "
+                "Bring the file back from a copy, or train anew."
+            )
+        return kept
+
+    def _count(self, lines: bytes, records: int) -> None:
+        self._hash.update(lines)
+        self._written = Written(
+            records=self._written.records + records,
+            bytes=self._written.bytes + len(lines),
+            sha256=self._hash.hexdigest(),
+        )
 
     def _metrics_lines(self) -> list[bytes]:
+        """The lines; not a last one without its end, nor one in which a power loss has left a hole."""
         try:
-            return self.metrics.read_bytes().split(b"\n")[:-1] if self.metrics.exists() else []
+            lines = self.metrics.read_bytes().split(b"\n")[:-1] if self.metrics.exists() else []
         except OSError as error:
             raise RunError(f"{self.metrics} cannot be read: {error.strerror}") from error
+        return lines[:-1] if lines and b"\0" in lines[-1] else lines
 
     def note(self, text: str) -> bool:
         """Add a line, with the time, to train.log; whether that worked. Nothing depends on it."""

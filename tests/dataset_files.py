@@ -152,6 +152,12 @@ def _npz(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"path": str(root / "arrays.npz")}
 
 
+def _npy(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    np.save(root / "x.npy", images(4))
+    np.save(root / "y.npy", np.array([0, 1, 0, 1]))
+    return {"x": str(root / "x.npy"), "y": str(root / "y.npy")}
+
+
 def _image_folder(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     for name in ("cat", "dog"):
         write_image(root / "pets" / name / "1.png", images(1)[0])
@@ -171,6 +177,7 @@ PLANT: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "cifar10": _cifar10,
     "csv": _csv,
     "npz": _npz,
+    "npy": _npy,
     "image_folder": _image_folder,
     **dict.fromkeys(("digits", "breast_cancer", "wine", "iris", "diabetes"), _nothing),
     **dict.fromkeys(("xor", "spiral", "circles", "moons", "blobs"), _nothing),

@@ -11,7 +11,7 @@ from dataset_files import PLANT
 
 from dlf.datasets import DATASETS, Dataset, DataSpec, Samples, Source
 
-NO_SPEC = {"csv", "npz", "image_folder"}  # files of the user: nothing is known before they are read
+NO_SPEC = {"csv", "npz", "npy", "image_folder"}  # files of the user: nothing is known before they are read
 
 
 def build(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, DataSpec | None]:

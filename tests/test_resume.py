@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -66,6 +67,10 @@ class Told(Silent):
 def outcome(run: Path) -> dict[str, Any]:
     """All that a run came to, times aside: every file of both checkpoints, the metrics, the resolved experiment."""
     files = {str(path.relative_to(run)): path.read_bytes() for path in run.glob("checkpoints/[!.]*/*")}
+    for name, data in files.items():
+        if name.endswith("MANIFEST.json"):  # the records that it describes hold times
+            manifest = json.loads(data)
+            files[name] = json.dumps([manifest["files"], manifest["metrics"]["records"]]).encode()
     files["config.yaml"] = (run / "config.yaml").read_bytes()
     records = RunDirectory(run).read_metrics()
     timed = ("seconds", "samples_per_second")
@@ -140,14 +145,14 @@ def test_an_epoch_that_is_begun_anew_would_show(
 ) -> None:
     """A wrong variant: the checkpoint of step 6 loses its place in the epoch, so its samples are seen twice."""
     run = stopped(6)
-    real = checkpoint.load
+    real = checkpoint.fill
 
-    def forgetful(folder: Path, state: TrainState) -> None:
-        real(folder, state)
+    def forgetful(contents: checkpoint.Contents, state: TrainState) -> None:
+        real(contents, state)
         state.step = 4
         state.sums.zero_()
 
-    monkeypatch.setattr(checkpoint, "load", forgetful)
+    monkeypatch.setattr(checkpoint, "fill", forgetful)
     go_on(run)
     assert outcome(run.path) != outcome(uninterrupted)
 
@@ -279,6 +284,22 @@ def test_records_that_are_missing(stopped: Callable[..., RunDirectory]) -> None:
     run.metrics.unlink()
     with pytest.raises(RunError, match="has 0 epochs and the checkpoint 1: records are missing"):
         go_on(run)
+
+
+def test_records_that_were_altered(stopped: Callable[..., RunDirectory]) -> None:
+    run = stopped(6)
+    good = run.metrics.read_bytes()
+    digit = good.index(b'"val_loss": ') + 14
+    run.metrics.write_bytes(good[:digit] + bytes([good[digit] ^ 1]) + good[digit + 1 :])
+    before = everything(run.path)
+    then = hashlib.sha256(good).hexdigest()
+    with pytest.raises(RunError, match=rf"was changed: its first 1 records are .* after {len(good)} bytes with {then}"):
+        go_on(run)
+    assert all(
+        everything(run.path)[path] == was for path, was in before.items() if not path.endswith((".log", ".lock"))
+    )
+    run.metrics.write_bytes(good)
+    assert go_on(run).epochs == 2
 
 
 # --- a run that is over ---------------------------------------------------------------------------------------------
@@ -439,7 +460,7 @@ def test_never_a_silent_fresh_start(stopped: Callable[..., RunDirectory], train:
     good = model.read_bytes()
     model.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     before = everything(run.path)
-    with pytest.raises(RunError, match=r"last is damaged.*checkpoints/best"):
+    with pytest.raises(RunError, match=r"last is damaged"):
         go_on(run)
     shutil.rmtree(run.last)
     with pytest.raises(RunError, match=r"last is gone.* copy \S+best there"):

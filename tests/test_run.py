@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -21,7 +22,7 @@ from dlf.commands.train import train as train_experiment
 from dlf.config import ExperimentConfig, load, loads
 from dlf.engine import Experiment, TrainState, evaluate
 from dlf.errors import ConfigError, DataError, DataMissingError, MachineError, RunError, UsageError
-from dlf.run import RunDirectory, check_name, to_json
+from dlf.run import RunDirectory, Written, check_name, to_json
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -45,8 +46,8 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def test_every_file_that_the_design_lists(train: Train) -> None:
     run = run_of(train(SMALL))
     evaluate_run(run)
-    tensors = ("model.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json")
-    checkpoints = {f"checkpoints/{which}/{name}" for which in ("best", "last") for name in tensors}
+    names = ("model.safetensors", "optimizer.safetensors", "progress.safetensors", "state.json", "MANIFEST.json")
+    checkpoints = {f"checkpoints/{which}/{name}" for which in ("best", "last") for name in names}
     listed = {"config.yaml", "config.source.yaml", "run.json", "metrics.jsonl", "evaluation-test.json", "train.log"}
     assert set(files_of(run.path)) == checkpoints | listed | {".lock"}
 
@@ -467,6 +468,7 @@ def test_a_last_line_that_was_cut_off_is_not_counted(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     assert run.read_metrics() == []
     run.append_metrics({"epoch": 1})
+    first = run.written
     run.append_metrics({"epoch": 2, "val_loss": math.nan})
     whole = run.metrics.read_bytes()
     assert whole == b'{"epoch": 1}\n{"epoch": 2, "val_loss": null}\n'
@@ -474,11 +476,26 @@ def test_a_last_line_that_was_cut_off_is_not_counted(tmp_path: Path) -> None:
         run.metrics.write_bytes(whole[:length])
         assert [record["epoch"] for record in run.read_metrics()] == [1][: length >= 13]
     run.metrics.write_bytes(whole[:-5])
-    run.keep_metrics(1)
+    run.keep_metrics(first)
+    assert run.written == first
     run.append_metrics({"epoch": 2})
     assert [record["epoch"] for record in run.read_metrics()] == [1, 2]
     with pytest.raises(RunError, match="has 2 epochs and the checkpoint 3"):
-        run.keep_metrics(3)
+        run.keep_metrics(Written(records=3))
+
+
+def test_what_was_written_is_the_file_described(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    assert run.written == Written(records=0, bytes=0, sha256=hashlib.sha256(b"").hexdigest())
+    for epoch in (1, 2, 3):
+        run.append_metrics({"epoch": epoch})
+        data = run.metrics.read_bytes()
+        assert run.written == Written(records=epoch, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    again = RunDirectory(tmp_path)
+    again.check_metrics(run.written)
+    again.keep_metrics(run.written)
+    assert again.append_metrics({"epoch": 4}) == run.append_metrics({"epoch": 4})
+    assert again.written == run.written, "it counts on, from what was kept"
 
 
 @pytest.mark.parametrize("line", ["5", "[]", "{", "\0", "[" * 100_000])

@@ -24,7 +24,7 @@ from dlf.experiment import assemble, check_memory, choose_device
 from dlf.history import best_index, is_best, should_stop
 from dlf.model import draw
 from dlf.registry import InvalidError
-from dlf.run import Info, Record, RunDirectory, Status, now
+from dlf.run import Info, Record, RunDirectory, Status, Written, now
 from dlf.schedules import factor
 
 
@@ -123,15 +123,18 @@ def _resume(run: RunDirectory, loaded: Loaded, device: torch.device, display: Lo
     with loaded.places():
         experiment, state, config = assemble(loaded.config, data, device)
     if checkpoint.exists(run.last):
-        checkpoint.load(run.last, state)
+        contents = checkpoint.read(run.last)
+        checkpoint.fill(contents, state)
+        written = contents.written
     elif len(run.read_metrics()) <= 1:  # the first record, and even `best`, is written before the first commit
         display.message(f"{run.id} was stopped before its first checkpoint: it starts over")
+        written = Written()
     else:
         raise RunError(
             f"{run.last} is gone, and {run.id} had been trained. To go on from its best epoch, copy {run.best} there; "
             "to start anew, train its config.yaml."
         )
-    run.keep_metrics(state.epoch)
+    run.keep_metrics(written)
     kept = load(run.config).config
     if config.train.epochs != kept.train.epochs:
         _warn_of_another_course(kept, config, experiment, state, run.read_metrics(), display)
@@ -208,7 +211,7 @@ def loop(
     try:
         for record in fit(state, experiment, epochs=config.train.epochs, history=history, on_step=on_step):
             history.append(run.append_metrics(record))
-            packed, best = checkpoint.pack(state), is_best(history, config.monitor)
+            packed, best = checkpoint.pack(state, run.written), is_best(history, config.monitor)
             if best:
                 checkpoint.write(run.best, packed)
             checkpoint.write(run.last, packed)  # the commit point of an epoch
@@ -217,7 +220,7 @@ def loop(
                 break
     except Interruption:
         check_finite(state)
-        checkpoint.save(run.last, state)
+        checkpoint.write(run.last, checkpoint.pack(state, run.written))
 
 
 def _is_over(history: Sequence[Record], config: ExperimentConfig) -> bool:
