@@ -27,8 +27,8 @@ Array = NDArray[Any]
 class Samples:
     """Inputs x, uint8 (n, channels, height, width) or float32 (n, features), and what is true of them, y.
 
-    y is int64 (n,) with values 0 .. classes-1 for classification, float32 (n, targets) for regression. x is an array, or
-    a FileArray where it stays in its file.
+    y is int64 (n,) with values 0 .. classes-1 for classification, float32 (n, targets) for regression. x is an
+    array, or a FileArray where it stays in its file.
     """
 
     x: Rows

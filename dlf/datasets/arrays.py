@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -76,16 +75,13 @@ def npy(
         raise DataError("data.x_test and data.y_test belong together; give both, or none of them.")
     paths = {name: path for name, path in (("x", x), ("y", y), ("x_test", x_test), ("y_test", y_test)) if path}
     found = {name: existing(path) for name, path in paths.items()}
-    with ExitStack() as stack:
-        entries, files = {}, {}
-        for name, place in found.items():
-            stack.enter_context(intact(place))
-            file = stack.enter_context(place.open("rb"))
+    entries, hashes = {}, {}
+    for name, place in found.items():
+        with intact(place), place.open("rb") as file:
             size = place.stat().st_size
             entries[name] = stored(OpenFile(file, str(place)), str(place), size, _reopened(place), 0)
-            files[paths[name]] = file
-        arrays = read(entries, memory, source.tell)
-        hashes = {path: sha256_of(file) for path, file in files.items()}
+            hashes[paths[name]] = sha256_of(file)
+    arrays = read(entries, memory, source.tell)
     if classes is not None:
         arrays["classes"] = np.array(classes, np.str_)
     return _dataset(arrays, {name: str(place) for name, place in found.items()} | {"classes": "data.classes"}, hashes)
