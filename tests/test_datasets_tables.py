@@ -112,7 +112,7 @@ def test_an_official_test_set_shares_the_vocabulary(tmp_path: Path) -> None:
 
 def test_the_task_is_judged_by_the_training_file(tmp_path: Path) -> None:
     (tmp_path / "test.csv").write_text("x,y\n1,0.5\n")
-    with pytest.raises(DataError, match=r"test\.csv:2  column 'y'  '0\.5'\nEvery label must be one of .*: 0, 1"):
+    with pytest.raises(DataError, match=r"test\.csv:2  column 'y'  '0\.5'\nEvery label must be one of .*: '0', '1'"):
         table(tmp_path, "x,y\n1,0\n2,1\n", test_path=str(tmp_path / "test.csv"))
 
 
@@ -125,6 +125,13 @@ REFUSED: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "no header": ("1,2\n3,4\n", {}, "starts with numbers"),
     "one column": ("a;b\n1;2\n", {}, "one column 'a;b'. Is ',' the right data.delimiter?"),
     "unnamed column": ("a,,b\n1,2,3\n", {}, "no name for column 2"),
+    "long name": ("a,b" + "x" * 100 + "\n1,2\n", {}, "a column whose name has 101 characters, 'bxx"),
+    "many names": (
+        ",".join(f"c{k}" for k in range(30)) + "\n" + "1," * 29 + "1\n",
+        {"drop": ["x"]},
+        "'c19' and 10 more",
+    ),
+    "a long word": ("a,b\n1,1\n2,2\n" + "x" * 1000 + ",1\n", {}, "xxx... is not a number"),
     "header twice": ("a,b,a\n1,2,3\n", {}, "more than one column named 'a'"),
     "ragged": ("a,b\n1,2\n\n1\n1,2,3\n", {}, "t.csv:4  has 1 cells, the header has 2\n  "),
     "ragged, second": ("a,b\n1,2\n\n1\n1,2,3\n", {}, "t.csv:5  has 3 cells"),
@@ -181,7 +188,7 @@ def test_problems_of_the_test_file_name_it(tmp_path: Path) -> None:
     for text, message in {
         "n,y\n1,c\n": f"{test}:2  column 'y'  'c'",
         "n,y\nx,a\n": f"{test}:2  column 'n'  'x' is not a number",
-        "n,z\n1,a\n": f"{test} has the columns n, z; expected those of",
+        "n,z\n1,a\n": f"{test} has the columns 'n', 'z'; expected those of",
         "n,y\n1\n": f"{test}:2  has 1 cells",
     }.items():
         test.write_text(text)
@@ -195,7 +202,29 @@ def test_a_quoted_line_break_keeps_the_count_of_lines(tmp_path: Path) -> None:
         table(tmp_path, 'a,b\n"two\nlines",1\nx,\n')
 
 
-@pytest.mark.parametrize("delimiter", ["", ";;", '"', "\n", "\r"])
+@pytest.mark.parametrize("delimiter", ["", ";;", '"', "\n", "\r", "\0"])
 def test_a_delimiter_is_one_character(delimiter: str) -> None:
-    with pytest.raises(InvalidError, match="delimiter"):
+    with pytest.raises(InvalidError, match="delimiter: expected the one character between cells, such as ',', ';' or"):
         DATASETS.make("csv", path="t.csv", delimiter=delimiter)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|", " ", "é", "\u2028", "'"])
+def test_any_other_character_is_a_delimiter(delimiter: str, tmp_path: Path) -> None:
+    assert DATASETS.make("csv", path="t.csv", delimiter=delimiter)
+    assert table(tmp_path, "a,b\n1,x\n2,y\n".replace(",", delimiter), delimiter=delimiter).classes == ("x", "y")
+
+
+def test_twenty_thousand_columns_are_no_work(tmp_path: Path) -> None:
+    """To count each name among all of them would compare 400 million pairs: most of a minute."""
+    wide = ",".join(f"c{k}" for k in range(20_000))
+    dataset = table(tmp_path, f"{wide}\n{'1,' * 19_999}1\n{'1,' * 19_999}2\n")
+    assert dataset.train.x.shape == (2, 19_999)
+
+
+def test_one_hot_columns_beyond_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "a,b\n" + "".join(f"w{k},{k % 2}\n" for k in range(100))  # 100 rows x 100 words x 4 bytes
+    monkeypatch.setattr("dlf.datasets.tables.available_bytes", lambda: 40_000)
+    assert table(tmp_path, text).train.x.shape == (100, 100)
+    monkeypatch.setattr("dlf.datasets.tables.available_bytes", lambda: 39_999)
+    with pytest.raises(DataError, match=r"100 rows of 100 features need .*data\.drop"):
+        table(tmp_path, text)

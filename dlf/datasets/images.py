@@ -104,6 +104,7 @@ def _pixels(data: bytes, size: int, color: bool) -> Array:
 
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of notes in the file that are damaged, where the pixels are not
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 if image.mode in _DEEP_MODES:

@@ -10,23 +10,33 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, Strict
+from pydantic import AfterValidator, Field, Strict
 
 from dlf.datasets import DATASETS, Array, Dataset, Samples, Source
 from dlf.datasets.local import existing, listed, read_bytes
 from dlf.errors import DataError
-from dlf.registry import did_you_mean
+from dlf.memory import available_bytes
+from dlf.registry import did_you_mean, shown
+
+
+def _delimiter(text: str) -> str:
+    if len(text) != 1 or text in '"\r\n\0':
+        raise ValueError(f"expected the one character between cells, such as ',', ';' or \"\\t\", got {shown(text)}")
+    return text
+
 
 Names = Annotated[tuple[str, ...], Strict(False)]
-Character = Annotated[str, Field(pattern=r'^[^"\r\n]$')]
+Character = Annotated[str, AfterValidator(_delimiter), Field(json_schema_extra={"pattern": r'^[^"\r\n\0]$'})]
 
 _MAX_CLASSES_GUESSED = 20
 _MAX_CATEGORIES = 1000
+_MAX_NAME = 100  # characters of a column's name: messages, tables and plots show it
 
 
 @dataclass(frozen=True)
@@ -126,19 +136,31 @@ def _parse(text: str, name: str, delimiter: str) -> _Table:
 def _check_header(header: Sequence[str], name: str, delimiter: str) -> None:
     if len(header) < 2:
         raise DataError(f"{name} has the one column {header[0]!r}. Is {delimiter!r} the right data.delimiter?")
-    unnamed = [str(index) for index, column in enumerate(header, 1) if not column]
+    unnamed = [index for index, column in enumerate(header, 1) if not column]
     if unnamed:
-        raise DataError(f"{name} has no name for column {', '.join(unnamed)}; the first line must name every column.")
-    twice = sorted({column for column in header if header.count(column) > 1})
+        raise DataError(f"{name} has no name for column {_some(unnamed)}; the first line must name every column.")
+    longest = max(header, key=len)
+    if len(longest) > _MAX_NAME:
+        raise DataError(
+            f"{name} has a column whose name has {len(longest):,} characters, {shown(longest)}; at most {_MAX_NAME}. "
+            "Is the first line the names?"
+        )
+    twice = sorted(column for column, count in Counter(header).items() if count > 1)
     if twice:
-        raise DataError(f"{name} has more than one column named {', '.join(map(repr, twice))}; names must differ.")
+        raise DataError(f"{name} has more than one column named {_some(twice)}; names must differ.")
     if all(map(_is_number, header)):
         raise DataError(f"{name} starts with numbers; the first line must name the columns.")
 
 
+def _some(names: Sequence[object]) -> str:
+    """The first names of a list that may be long, as a message shows them."""
+    more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
+    return ", ".join(map(repr, names[:20])) + more
+
+
 def _append(table: _Table, test: _Table) -> _Table:
     if list(table.columns) != list(test.columns):
-        theirs, ours = ", ".join(test.columns), ", ".join(table.columns)
+        theirs, ours = _some(list(test.columns)), _some(list(table.columns))
         raise DataError(f"{test.name} has the columns {theirs}; expected those of {table.name}: {ours}.")
     columns = {column: [*cells, *test.columns[column]] for column, cells in table.columns.items()}
     return _Table(table.name, columns, table.lines + test.lines)
@@ -155,7 +177,7 @@ def _target(table: _Table, target: str | None, drop: Sequence[str], categorical:
     ]
     if unknown:
         raise DataError(
-            listed(f"{table.name} does not fit the experiment:", unknown, f"Its columns: {', '.join(table.columns)}")
+            listed(f"{table.name} does not fit the experiment:", unknown, f"Its columns: {_some(list(table.columns))}")
         )
     left = [column for column in table.columns if column not in drop]
     if target is None and left:
@@ -194,7 +216,7 @@ def _numbers(table: _Table, names: Sequence[str], as_text: set[str]) -> dict[str
             elif values is not None:
                 bad = np.flatnonzero(~(np.abs(values) <= np.finfo(np.float32).max))
                 problems += [
-                    f"{table.where(row, name)}  {cells[row]!r} is not finite in float32" for row in bad.tolist()
+                    f"{table.where(row, name)}  {shown(cells[row])} is not finite in float32" for row in bad.tolist()
                 ]
                 numbers[name] = values
     if problems:
@@ -210,9 +232,9 @@ def _odd_ones(table: _Table, name: str, words: Sequence[int]) -> list[str]:
     """The cells of a mixed column that are fewer: the words among numbers, or the numbers among words."""
     cells = table.columns[name]
     if 2 * len(words) <= len(cells):
-        return [f"{table.where(row, name)}  {cells[row]!r} is not a number" for row in words]
+        return [f"{table.where(row, name)}  {shown(cells[row])} is not a number" for row in words]
     numbers = sorted(set(range(len(cells))) - set(words))
-    return [f"{table.where(row, name)}  {cells[row]!r} is a number among words" for row in numbers]
+    return [f"{table.where(row, name)}  {shown(cells[row])} is a number among words" for row in numbers]
 
 
 def _column(cells: Sequence[str]) -> Array | list[int] | None:
@@ -228,24 +250,37 @@ def _column(cells: Sequence[str]) -> Array | list[int] | None:
 
 def _features(table: _Table, names: Sequence[str], numbers: dict[str, Array]) -> tuple[Array, tuple[str, ...], Array]:
     """x float32 (n, features), the features' names, and True (features,) where one is one-hot coded."""
-    columns: list[Array] = []
-    features: list[str] = []
+    words = {name: _vocabulary(table, name) for name in names if name not in numbers}
+    features = tuple(f"{name}={word}" if word else name for name in names for word in words.get(name, [""]))
+    needed, available = 4 * len(table.lines) * len(features), available_bytes()
+    if needed > available:
+        raise DataError(
+            f"{table.name}: {len(table.lines):,} rows of {len(features):,} features need {needed / 1e9:.1f} GB, "
+            f"{available / 1e9:.1f} GB are free. One-hot coded words are most of them: put columns into data.drop."
+        )
+    x = np.zeros((len(table.lines), len(features)), np.float32)
+    one_hot = np.zeros(len(features), np.bool_)
+    at = 0
     for name in names:
-        if name in numbers:
-            columns.append(numbers[name].astype(np.float32)[:, None])
-            features.append(name)
-            continue
-        categories = sorted(set(table.columns[name]))
-        if len(categories) > _MAX_CATEGORIES:
-            raise DataError(
-                f"{table.name}: column {name!r} has {len(categories):,} distinct words, at most {_MAX_CATEGORIES:,} "
-                "are one-hot coded. If it only tells rows apart (a name, an id, a date), put it in data.drop."
-            )
-        codes = _codes(table.columns[name], categories)
-        columns.append(np.eye(len(categories), dtype=np.float32)[codes])
-        features += [f"{name}={category}" for category in categories]
-    one_hot = np.repeat([name not in numbers for name in names], [column.shape[1] for column in columns])
-    return np.concatenate(columns, 1), tuple(features), one_hot
+        if name in words:
+            x[np.arange(len(x)), at + _codes(table.columns[name], words[name])] = 1
+            one_hot[at : at + len(words[name])] = True
+            at += len(words[name])
+        else:
+            x[:, at] = numbers[name]
+            at += 1
+    return x, features, one_hot
+
+
+def _vocabulary(table: _Table, name: str) -> list[str]:
+    """The distinct words of a column, sorted."""
+    words = sorted(set(table.columns[name]))
+    if len(words) > _MAX_CATEGORIES:
+        raise DataError(
+            f"{table.name}: column {name!r} has {len(words):,} distinct words, at most {_MAX_CATEGORIES:,} "
+            "are one-hot coded. If it only tells rows apart (a name, an id, a date), put it in data.drop."
+        )
+    return words
 
 
 def _codes(cells: Sequence[str], values: Sequence[str]) -> Array:
@@ -266,7 +301,7 @@ def _labels(
     if task == "regression":
         if values is None:
             raise DataError(
-                f"{table.name}: the target {target!r} holds words such as {table.columns[target][0]!r}; "
+                f"{table.name}: the target {target!r} holds words such as {shown(table.columns[target][0])}; "
                 "data.task: regression needs numbers."
             )
         return values.astype(np.float32)[:, None], None
@@ -295,14 +330,16 @@ def _number_name(value: float) -> str:
 
 def _check_classes(table: _Table, target: str, classes: Sequence[str], cells: Sequence[str], count: int) -> None:
     if len(classes) < 2:
-        raise DataError(f"{table.name}: every row has {classes[0]!r} in the target {target!r}; two classes are needed.")
+        only = shown(classes[0])
+        raise DataError(f"{table.name}: every row has {only} in the target {target!r}; two classes are needed.")
     if len(classes) > _MAX_CATEGORIES:
         raise DataError(
             f"{table.name}: the target {target!r} has {len(classes):,} distinct values, too many for classes. "
             "Is it the right column? For numbers use data.task: regression."
         )
     known = set(classes)
-    new = [f"{table.where(row, target)}  {cells[row]!r}" for row in range(count, len(cells)) if cells[row] not in known]
-    if new:
-        advice = f"Every label must be one of the training file's: {', '.join(classes[:20])}."
+    unknown = [row for row in range(count, len(cells)) if cells[row] not in known]
+    if unknown:
+        new = [f"{table.where(row, target)}  {shown(cells[row])}" for row in unknown]
+        advice = f"Every label must be one of the training file's: {', '.join(map(shown, classes[:20]))}."
         raise DataError(listed(f"{table.name}: labels of the test file that no training row has:", new, advice))
