@@ -32,13 +32,24 @@ def _explained(action: str, path: Path) -> Iterator[None]:
         ) from error
 
 
+def _sync(descriptor: int) -> None:
+    """Wait until what the file holds is on the disk, also on macOS, where fsync ends at the drive's own cache."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # a file system that cannot: fsync then says what is wrong, if anything is
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names inside `folder` durable; a no-op where the system cannot open folders (Windows)."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        _sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -49,7 +60,7 @@ def _write_and_sync(path: Path, data: bytes, flags: int) -> None:
         remaining = memoryview(data)
         while remaining:
             remaining = remaining[os.write(descriptor, remaining) :]
-        os.fsync(descriptor)
+        _sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -68,10 +79,17 @@ def write(path: Path, data: bytes) -> None:
 
 
 def append(path: Path, line: bytes) -> None:
-    """Add one line and sync it. What a crash leaves of it is a line without its end, which readers leave out."""
+    """Add one line and sync it.
+
+    What is left of it when the process ends meanwhile is a line without its end, and after a power loss perhaps one
+    with holes; readers leave out both.
+    """
     assert line.endswith(b"\n"), "a record is one whole line"
     with _explained("write", path):
+        is_new = not path.exists()
         _write_and_sync(path, line, os.O_APPEND)
+        if is_new:
+            sync_folder(path.parent)
 
 
 def note(path: Path, text: str) -> bool:
@@ -97,6 +115,14 @@ def make_folder(folder: Path) -> None:
         sync_folder(folder.parent)
 
 
+def ensure_folder(folder: Path) -> None:
+    """Create `folder`, and those above it, where they are missing."""
+    if not folder.exists():
+        ensure_folder(folder.parent)
+        with contextlib.suppress(FileExistsError):  # another process was quicker
+            make_folder(folder)
+
+
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Replace `folder` by one that holds exactly `files`, written in their order.
 
@@ -115,8 +141,9 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             _write_and_sync(part / name, data, os.O_EXCL)
         sync_folder(part)
         if folder.exists():  # where it is not, the last replacement was cut off, and `old` is all there is
-            sync_folder(folder.parent)
-            _remove(old)
+            if old.exists():  # it was cut off later: the name that it gave may not be on the disk yet
+                sync_folder(folder.parent)
+                _remove(old)
             folder.rename(old)
         part.rename(folder)
         sync_folder(folder.parent)

@@ -89,7 +89,7 @@ class RunDirectory:
     def create(cls, runs: Path, name: str) -> RunDirectory:
         """A new directory below `runs`; mkdir is exclusive, so two processes never share one."""
         try:
-            runs.mkdir(parents=True, exist_ok=True)
+            durable.ensure_folder(runs)
             while True:
                 stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
                 run = cls(runs / f"{name}-{stamp}-{secrets.token_hex(2)}")

@@ -1,10 +1,11 @@
 """Whatever file operation fails, and wherever the process dies: the old or the new bytes are there, whole.
 
-The operations of the os module are counted and the n-th one fails, for every n until a write passes undisturbed.
+The operations on files are counted and the n-th one fails, for every n until a write passes undisturbed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -12,61 +13,19 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from disk import Disk, Hook, Killed, dies, fails
 
 from dlf import durable
 from dlf.errors import MachineError, RunError
 
-OPERATIONS = ("open", "write", "fsync", "close", "mkdir", "rename", "replace", "unlink", "rmdir", "ftruncate")
 OLD = {"weights": b"old" * 50, "state": b"{}"}
 NEW = {"weights": b"newer" * 50, "state": b"{1}", "more": b""}
-
-
-class Killed(BaseException):
-    """The process ends here."""
-
-
-class Faults:
-    """Counts the operations of the os module, records their names, and lets the n-th fail.
-
-    error: the number that the failing call raises; None kills the process instead, so that nothing after it happens.
-    """
-
-    def __init__(self, at: int, error: int | None = errno.ENOSPC) -> None:
-        self.at, self.error = at, error
-        self.trace: list[str] = []
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        with pytest.MonkeyPatch.context() as patch:
-            for name in OPERATIONS:
-                patch.setattr(os, name, self._counted(name, getattr(os, name)))
-            yield
-
-    def _counted(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def operation(*arguments: Any, **options: Any) -> Any:
-            self.trace.append(name)
-            fails = len(self.trace) == self.at
-            dead = self.error is None and len(self.trace) >= self.at
-            if name == "close":
-                real(*arguments, **options)  # the system closes the files of a dead process, and after an error too
-            if dead:
-                raise Killed
-            if fails:
-                assert self.error is not None
-                raise OSError(self.error, os.strerror(self.error))
-            return None if name == "close" else real(*arguments, **options)
-
-        return operation
-
-    @property
-    def struck(self) -> bool:
-        return len(self.trace) >= self.at
 
 
 def content(folder: Path) -> dict[str, bytes] | None:
@@ -86,22 +45,22 @@ def write_naively(folder: Path, files: dict[str, bytes]) -> None:
     part.rename(folder)
 
 
-def losses(write: Callable[[Path, dict[str, bytes]], None], tmp_path: Path, error: int | None) -> list[int]:
-    """For which n the n-th failing operation leaves neither the old nor the new content."""
+def losses(write: Callable[[Path, dict[str, bytes]], None], tmp_path: Path, hook: Callable[[int], Hook]) -> list[int]:
+    """For which n the hook at operation n leaves neither the old nor the new content."""
     lost = []
-    for n in itertools.count(1):
+    for n in itertools.count():
         folder = tmp_path / f"{n}" / "last"
         folder.parent.mkdir()
         durable.write_folder(folder, OLD)
-        faults = Faults(n, error)
+        disk = Disk(folder.parent, hook(n))
         try:
-            with faults():
+            with disk:
                 write(folder, NEW)
         except (MachineError, OSError, Killed):
-            assert faults.struck
+            assert len(disk.trace) > n
         if content(folder) not in (OLD, NEW):
             lost.append(n)
-        if not faults.struck:
+        if len(disk.trace) <= n:
             assert content(folder) == NEW
             return lost
         if write is durable.write_folder:  # and the next save succeeds, and leaves nothing beside
@@ -111,93 +70,97 @@ def losses(write: Callable[[Path, dict[str, bytes]], None], tmp_path: Path, erro
     raise AssertionError
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EACCES, None])
-def test_a_folder_is_old_or_new_whatever_fails(error: int | None, tmp_path: Path) -> None:
-    assert losses(durable.write_folder, tmp_path, error) == []
+HOOKS = {os.strerror(error): partial(fails, error=error) for error in (errno.ENOSPC, errno.EIO, errno.EACCES)}
+each_hook = pytest.mark.parametrize("hook", [*HOOKS.values(), dies], ids=[*HOOKS, "killed"])
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, None])
-def test_removing_before_renaming_would_lose(error: int | None, tmp_path: Path) -> None:
-    assert losses(write_naively, tmp_path, error) != []
+@each_hook
+def test_a_folder_is_old_or_new_whatever_fails(hook: Callable[[int], Hook], tmp_path: Path) -> None:
+    assert losses(durable.write_folder, tmp_path, hook) == []
+
+
+@each_hook
+def test_removing_before_renaming_would_lose(hook: Callable[[int], Hook], tmp_path: Path) -> None:
+    assert losses(write_naively, tmp_path, hook) != []
 
 
 def test_dying_twice_loses_nothing(tmp_path: Path) -> None:
     """Killed at operation n of one save and at operation m of the next: all pairs."""
-    for n in itertools.count(1):
-        for m in itertools.count(1):
+    for n in itertools.count():
+        for m in itertools.count():
             folder = tmp_path / f"{n}-{m}" / "last"
             folder.parent.mkdir()
             durable.write_folder(folder, OLD)
-            deaths = [Faults(n, None), Faults(m, None)]
-            for faults in deaths:
-                try:
-                    with faults():
-                        durable.write_folder(folder, NEW)
-                except Killed:
-                    pass
+            struck = []
+            for at in (n, m):
+                disk = Disk(folder.parent, dies(at))
+                with contextlib.suppress(Killed), disk:
+                    durable.write_folder(folder, NEW)
                 assert content(folder) in (OLD, NEW), (n, m)
-            if not deaths[1].struck:
+                struck.append(len(disk.trace) > at)
+            if not struck[1]:
                 break
-        if not deaths[0].struck:
+        if not struck[0]:
             return
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, None])
-def test_a_file_is_old_or_new_whatever_fails(error: int | None, tmp_path: Path) -> None:
-    for n in itertools.count(1):
-        path = tmp_path / f"{n}.json"
+@each_hook
+def test_a_file_is_old_or_new_whatever_fails(hook: Callable[[int], Hook], tmp_path: Path) -> None:
+    for n in itertools.count():
+        path = tmp_path / f"{n}" / "file.json"
+        path.parent.mkdir()
         durable.write(path, b"old")
-        faults = Faults(n, error)
+        disk = Disk(path.parent, hook(n))
         try:
-            with faults():
+            with disk:
                 durable.write(path, b"newer")
-        except (MachineError, Killed) as failure:
-            message = f"cannot write {path}: {os.strerror(error)}." if error else ""
-            assert str(failure).startswith(message)  # noqa: PT017 -- only some of the n fail
+        except MachineError as error:
+            assert str(error).startswith(f"cannot write {path}: ")  # noqa: PT017 -- only some of the n fail
+        except Killed:
+            pass
         assert path.read_bytes() in (b"old", b"newer")
-        if not faults.struck:
-            assert n > 8, "unlink, open, write, fsync, close, replace, open, fsync, close"
+        if len(disk.trace) <= n:
+            assert n > 7, "unlink, open, write, fsync, close, replace, open, fsync, close"
             return
         durable.write(path, b"newest")
         assert path.read_bytes() == b"newest"
 
 
 def test_a_line_is_appended_whole_or_fails(tmp_path: Path) -> None:
-    for n in itertools.count(1):
-        path = tmp_path / f"{n}.jsonl"
+    for n in itertools.count():
+        path = tmp_path / f"{n}" / "lines"
+        path.parent.mkdir()
         durable.append(path, b"one\n")
-        faults = Faults(n)
+        disk = Disk(path.parent, fails(n, errno.ENOSPC))
         try:
-            with faults():
+            with disk:
                 durable.append(path, b"two\n")
         except MachineError:
             assert path.read_bytes() in (b"one\n", b"one\ntwo\n")
-        if not faults.struck:
+        if len(disk.trace) <= n:
             assert path.read_bytes() == b"one\ntwo\n"
             return
 
 
-def trace_of(action: Callable[[], Any]) -> list[str]:
-    faults = Faults(at=-1)
-    with faults():
-        action()
-    return faults.trace
+def test_macos_is_asked_for_more_than_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There fsync leaves the bytes in the drive's cache; where a file system knows no more, fsync has to do."""
+    fcntl = pytest.importorskip("fcntl", reason="no such calls on Windows")
+    asked: list[Any] = []
 
+    def knows(descriptor: int, command: int) -> None:
+        asked.append(command)
 
-def test_everything_is_synced_in_order(tmp_path: Path) -> None:
-    """A removed fsync shows here: bytes before the name that makes them seen, names before what they replace goes."""
-    one_file, folder_sync = ["open", "write", "fsync", "close"], ["open", "fsync", "close"]
-    file = tmp_path / "file"
-    assert trace_of(lambda: durable.write(file, b"x")) == ["unlink", *one_file, "replace", *folder_sync]
-    assert trace_of(lambda: durable.append(file, b"x\n")) == one_file
-    assert trace_of(lambda: durable.make_folder(tmp_path / "new")) == ["mkdir", *folder_sync]
-    last, files = tmp_path / "last", {"a": b"1", "b": b"2"}
-    first = ["mkdir", *one_file, *one_file, *folder_sync, "rename", *folder_sync]
-    assert trace_of(lambda: durable.write_folder(last, files)) == first
-    again = trace_of(lambda: durable.write_folder(last, files))
-    aside = [*folder_sync, "rename"]  # before `old` could be removed, the name of what replaced it is durable
-    removed = ["unlink", "unlink", "rmdir"]
-    assert again == [*first[:12], *aside, "rename", *folder_sync, *removed]
+    def knows_not(descriptor: int, command: int) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: asked.append("fsync"))
+    for call, expected in ((knows, [51, 51]), (knows_not, ["fsync", "fsync"])):
+        monkeypatch.setattr(fcntl, "fcntl", call)
+        asked.clear()
+        durable.write(tmp_path / "file", b"x")
+        assert asked == expected, "the file, the folder"
 
 
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A run that was stopped, at whatever step or file operation, ends with the bytes of one that never was."""
+"""A run that was stopped, at whatever step, ends with the bytes of one that never was."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from typing import Any
 
 import pytest
 from conftest import Train
-from test_durable import Faults, Killed
+from disk import Killed
 
-from dlf import checkpoint, yaml12
+from dlf import checkpoint
 from dlf.api import Silent
 from dlf.commands.stopping import StoppedError
 from dlf.commands.train import TrainResult, resume
-from dlf.commands.train import train as train_experiment
-from dlf.config import loads
 from dlf.engine import TrainState
-from dlf.errors import ConfigError, DataMissingError, DivergedError, MachineError, RunError, UsageError
+from dlf.errors import ConfigError, DataMissingError, DivergedError, RunError, UsageError
 from dlf.run import RunDirectory
 
 # 4 steps an epoch, the last on a smaller batch; everything that could be forgotten: dropout, running means of
@@ -212,56 +210,7 @@ def test_what_diverged_is_not_saved_by_a_signal(train: Train, tmp_path: Path) ->
     assert RunDirectory(path).read_info()["status"] == "diverged"
 
 
-# --- any file operation ---------------------------------------------------------------------------------------------
-
-
-class Fail(Silent):
-    """From a step on, lets the n-th file operation fail or kill the process."""
-
-    def __init__(self, faults: Faults, since: int) -> None:
-        self.faults, self.since = faults(), since
-        self.entered = False
-
-    def step(self, state: TrainState) -> None:
-        if state.step == self.since and not self.entered:
-            self.faults.__enter__()
-            self.entered = True
-
-
-def failing(config: Mapping[str, Any], runs: Path, faults: Faults, since: int) -> BaseException | None:
-    """Train until the fault strikes; what came of it."""
-    display = Fail(faults, since)
-    try:
-        train_experiment(loads(yaml12.dump(dict(config)), "the test", ["train.device=cpu"]), runs=runs, display=display)
-    except (MachineError, Killed) as error:
-        return error
-    finally:
-        if display.entered:
-            display.faults.__exit__(None, None, None)
-    return None
-
-
-# disk full and killed: from the first step on, with no checkpoint yet, or from the second epoch on
-@pytest.mark.parametrize(("error", "since", "least"), [(28, 5, 50), (None, 1, 100)], ids=["disk full", "killed"])
-def test_any_file_operation(error: int | None, since: int, least: int, uninterrupted: Path, tmp_path: Path) -> None:
-    """The n-th operation after a step fails, or is the last of the process, for every n; every run then goes on."""
-    expected, n, struck = outcome(uninterrupted), 0, True
-    while struck:
-        n += 1
-        runs, faults = tmp_path / f"{n}", Faults(n, error)
-        failure = failing(SMALL, runs, faults, since)
-        (path,) = runs.iterdir()
-        struck = faults.struck
-        if failure is not None:
-            assert struck
-            assert RunDirectory(path).read_info()["status"] in ("running", "failed", "completed")
-            for folder in (path / "checkpoints" / "best", path / "checkpoints" / "last"):
-                if checkpoint.exists(folder):
-                    checkpoint.read(folder)  # whatever is there is whole
-        go_on(RunDirectory(path))
-        assert outcome(path) == expected, n
-        shutil.rmtree(runs)
-    assert n > least, "records, checkpoints of four files, a status, lines of the log"
+# --- what a process that was killed leaves --------------------------------------------------------------------------
 
 
 def test_a_last_line_that_was_cut_off(stopped: Callable[..., RunDirectory], uninterrupted: Path) -> None:

@@ -1,0 +1,246 @@
+"""A whole training, of which any file operation fails, is the last, or is followed by a power loss: what was saved is
+there and whole, and the run goes on from it to the bytes of one that nothing happened to."""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from disk import Bytes, Disk, Hook, State, found, put
+from test_resume import outcome
+
+from dlf import checkpoint, environment, yaml12
+from dlf.api import Silent
+from dlf.commands.train import resume
+from dlf.commands.train import train as train_experiment
+from dlf.config import load, loads
+from dlf.errors import DlfError, RunError
+from dlf.run import Record, RunDirectory
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "data": {"type": "iris", "batch_size": 60},
+    "model": {"layers": [{"type": "linear", "units": 2}, "batch_norm", {"type": "dropout", "rate": 0.3}]},
+    "schedule": "cosine",
+    "train": {"epochs": 2, "device": "cpu"},
+}
+UNIMPORTANT = ("train.log", ".lock")  # nothing depends on what is in them
+
+# what a system answers to each operation, in turn
+ERRORS = {
+    "open": (errno.EACCES, errno.ENOSPC, errno.EIO, errno.EROFS),
+    "mkdir": (errno.EACCES, errno.ENOSPC, errno.EIO, errno.EROFS),
+    "write": (errno.ENOSPC, errno.EIO, errno.EDQUOT),
+    "fsync": (errno.EIO, errno.ENOSPC),
+    "close": (errno.EIO, errno.ENOSPC),
+}
+OTHERWISE = (errno.EIO, errno.EACCES, errno.ENOSPC)
+
+
+class Noting(Silent):
+    """Notes how many operations were done when an epoch was reported as saved."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.disk = disk
+        self.saved_at: list[int] = []
+
+    def epoch(self, record: Record, best: bool) -> None:
+        self.saved_at.append(len(self.disk.log))
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look at the machine costs more than to train here."""
+    monkeypatch.setattr(environment, "_commit", lambda: None)
+    here = environment.describe(torch.device("cpu"))
+    monkeypatch.setattr(environment, "describe", lambda device: here)
+
+
+def train(root: Path, display: Silent | None = None) -> None:
+    train_experiment(loads(yaml12.dump(TINY), "the test"), runs=root / "runs", display=display or Silent())
+
+
+def run_below(root: Path) -> RunDirectory:
+    return RunDirectory.find("latest", root / "runs")
+
+
+def go_on(root: Path) -> dict[str, Any]:
+    """Resume the run, or start where there is none, and what comes of it."""
+    try:
+        resume(run_below(root), display=Silent())
+    except RunError as error:
+        if "there are no runs" not in str(error):
+            raise
+        train(root)
+    assert run_below(root).read_info()["status"] == "completed"
+    return outcome(run_below(root).path)
+
+
+@pytest.fixture
+def undisturbed(tmp_path: Path) -> dict[str, Any]:
+    train(tmp_path / "undisturbed")
+    return outcome(run_below(tmp_path / "undisturbed").path)
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> tuple[Disk, Noting]:
+    """A training that nothing disturbs, and all that it does to its files."""
+    root = tmp_path / "watched"
+    root.mkdir()
+    disk = Disk(root)
+    display = Noting(disk)
+    with disk:
+        train(root, display)
+    assert disk.left(len(disk.log)) == found(root), "everything that was written is in the log"
+    return disk, display
+
+
+# --- operation n fails ----------------------------------------------------------------------------------------------
+
+
+def fails_once(at: int) -> Hook:
+    """Operation `at` fails, with one of the errors that it may have."""
+
+    def hook(number: int, name: str) -> None:
+        if number == at:
+            errors = ERRORS.get(name, OTHERWISE)
+            raise OSError(errors[at % len(errors)], "on purpose")
+
+    return hook
+
+
+def fails_from(at: int) -> Hook:
+    """From operation `at` on the disk takes nothing any more."""
+
+    def hook(number: int, name: str) -> None:
+        if number >= at and name != "close":
+            raise OSError(errno.EROFS, "on purpose")
+
+    return hook
+
+
+def is_cut_short(at: int) -> Hook:
+    """If operation `at` is a write it writes a part; then the disk is full, until something is removed."""
+
+    def hook(number: int, name: str) -> int | None:
+        if name == "write" and number == at:
+            return 1
+        if name == "write" and number == at + 1:
+            raise OSError(errno.ENOSPC, "on purpose")
+        return None
+
+    return hook
+
+
+@pytest.mark.parametrize(
+    ("fault", "name", "stride"), [(fails_once, "", 1), (fails_from, "", 4), (is_cut_short, "write", 1)]
+)
+def test_any_operation_fails(
+    fault: Callable[[int], Hook],
+    name: str,
+    stride: int,
+    watched: tuple[Disk, Noting],
+    undisturbed: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    """Training ends with exit code 5 and one message, or goes on where nothing depends on what failed."""
+    numbers = [n for n, operation in enumerate(watched[0].trace) if name in operation][::stride]
+    unharmed = 0
+    for n in numbers:
+        root = tmp_path / f"{n}"
+        root.mkdir()
+        display = Noting(Disk(root, fault(n)))
+        failure = None
+        try:
+            with display.disk:
+                train(root, display)
+        except DlfError as error:
+            failure = error
+        unharmed += failure is None
+        assert failure is None or (failure.exit_code, len(str(failure).splitlines())) == (5, 1), n
+        assert failure is None or "on purpose" in str(failure)
+        check(root, len(display.saved_at))
+        assert go_on(root) == undisturbed, n
+    assert unharmed < len(numbers) / 4, "the log, a removal that something removed before"
+
+
+def check(root: Path, saved: int) -> None:
+    """What is there can be read, is of one moment, and holds the epochs that were reported as saved."""
+    try:
+        run = run_below(root)
+    except RunError:
+        assert saved == 0
+        return
+    run.read_info()
+    load(run.config)
+    records = run.read_metrics()
+    epochs = checkpoint.read(run.last).position.epoch if checkpoint.exists(run.last) else 0
+    best = checkpoint.read(run.best).position.epoch if checkpoint.exists(run.best) else 0
+    assert saved <= epochs <= saved + 1
+    assert epochs <= len(records) <= epochs + 1
+    assert (epochs > 0) <= (best > 0)
+    assert best <= len(records)
+    assert [record["epoch"] for record in records] == list(range(1, len(records) + 1))
+
+
+# --- killed, and the power goes -------------------------------------------------------------------------------------
+
+
+class States:
+    """The states that were not yet seen, each in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.seen: set[Any] = set()
+
+    def __call__(self, state: State) -> Iterator[Path]:
+        key = tuple((name, data) for name, data in state.items() if not name.endswith(UNIMPORTANT))
+        if key not in self.seen:
+            self.seen.add(key)
+            yield put(state, self.folder / f"{len(self.seen)}")
+
+
+def saved_before(display: Noting, n: int) -> int:
+    return sum(at <= n for at in display.saved_at)
+
+
+def test_killed_at_any_operation(watched: tuple[Disk, Noting], undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    disk, display = watched
+    new = States(tmp_path / "states")
+    for n in range(len(disk.log) + 1):
+        for root in new(disk.left(n)):
+            check(root, saved_before(display, n))
+            assert go_on(root) == undisturbed, n
+
+
+def test_killed_at_any_byte(watched: tuple[Disk, Noting], undisturbed: dict[str, Any], tmp_path: Path) -> None:
+    """Every byte of a short write, some of a long one, can be the last; the run is then read, and some are resumed."""
+    disk, display = watched
+    new, chance = States(tmp_path / "states"), random.Random(0)
+    for n, change in enumerate(disk.log):
+        if isinstance(change, Bytes):
+            size = len(change.data)
+            for length in range(size) if size < 64 else sorted(chance.sample(range(size), 8)):
+                for root in new(disk.left(n + 1, {n: change._replace(data=change.data[:length])})):
+                    check(root, saved_before(display, n))
+                    if len(new.seen) % 8 == 0:
+                        assert go_on(root) == undisturbed, (n, length)
+
+
+def test_the_power_goes_at_any_operation(
+    watched: tuple[Disk, Noting], undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    disk, display = watched
+    new = States(tmp_path / "states")
+    for n in range(len(disk.log) + 1):
+        for state in disk.after_power_loss(n, 64):
+            for root in new(state):
+                check(root, saved_before(display, n))
+                if len(new.seen) % 4 == 0:
+                    assert go_on(root) == undisturbed, n
+    print(len(new.seen), len(disk.log))
