@@ -164,7 +164,8 @@ def test_downloaded_unpacked_and_read_again_without_the_network(
     publish(name, address, files, monkeypatch)
     first = load(name, tmp_path / "data", download=True)
     raw = tmp_path / "data" / FAMILY[name] / "raw"
-    assert sorted(entry.name for entry in raw.iterdir()) == sorted([*files, *files_of(name)])
+    notes = [f"{file}.sha256" for file in files_of(name)]
+    assert sorted(entry.name for entry in raw.iterdir()) == sorted([*files, *files_of(name), *notes])
     for file in files:  # the unpacked ones are enough
         (raw / file).unlink()
     second = load(name, tmp_path / "data")
@@ -239,6 +240,45 @@ def test_a_file_that_rotted_is_found_by_its_hash(file: str, tmp_path: Path, any_
         assert part in str(caught.value)
 
 
+def plant_packed(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put the packed files of a data set below `root`, let them be unpacked, and give the folder of the unpacked."""
+    if name == "cifar10":
+        monkeypatch.setattr("dlf.datasets.cifar._RECORDS", 4)
+        members = {f"cifar-10-batches-bin/{file}": data for file, data in cifar_files().items()}
+        plant_tar(root, tar_bytes(members), monkeypatch)
+    elif name == "emnist":
+        plant_zip(root, {f"gzip/{file}": data for file, data in packed(emnist_files()).items()}, monkeypatch)
+    else:
+        files = packed(qmnist_files() if name == "qmnist" else mnist_bytes())
+        write(root / FAMILY[name] / "raw", files)
+        publish(name, "http://127.0.0.1:1/", files, monkeypatch)
+    load(name, root)
+    return root / {**FAMILY, "emnist": "EMNIST", "cifar10": "cifar-10-batches-bin"}[name]
+
+
+@pytest.mark.fault("D3")
+@pytest.mark.parametrize("name", [*FAMILY, "emnist", "cifar10"])
+def test_what_was_unpacked_and_rotted_is_found(
+    name: str, tmp_path: Path, any_mnist: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One bit of the last pixel: no check of sizes and labels would see it."""
+    for note in sorted(plant_packed(name, tmp_path, monkeypatch).rglob("*.sha256")):
+        path = note.with_suffix("")
+        whole = path.read_bytes()
+        if "label" in path.name:
+            continue
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(DataError, match=rf"{path} is damaged: sha256 .* expected sha256 {sha256(whole)}"):
+            load(name, tmp_path)
+        path.unlink()
+        load(name, tmp_path)  # as the message advises
+        assert path.read_bytes() == whole
+        if name != "mnist":  # without the note nobody could tell
+            note.unlink()
+            path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+            load(name, tmp_path)
+
+
 STRANGERS: dict[str, tuple[int, Array, str]] = {
     "small images": (0, np.zeros((20, 8, 8), np.uint8), r"uint8 values of shape \(20, 8, 8\)"),
     "float images": (0, np.zeros((20, 28, 28), np.float32), "float32"),
@@ -286,7 +326,8 @@ def test_emnist_from_its_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     files = packed(emnist_files())
     plant_zip(tmp_path, {f"gzip/{name}": data for name, data in files.items()} | {"../evil": b"x"}, monkeypatch)
     assert len(load("emnist", tmp_path).train) == 94
-    assert sorted(p.name for p in (tmp_path / "EMNIST" / "raw").iterdir()) == sorted([*emnist_files(), "gzip.zip"])
+    unpacked = [*emnist_files(), *(f"{name}.sha256" for name in emnist_files())]
+    assert sorted(p.name for p in (tmp_path / "EMNIST" / "raw").iterdir()) == sorted([*unpacked, "gzip.zip"])
     assert not list(tmp_path.rglob("evil"))
 
 

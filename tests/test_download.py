@@ -286,6 +286,34 @@ def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+@pytest.mark.fault("D2")
+def test_what_a_killed_download_left_is_removed_by_the_next(site: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from dlf.datasets.download import part_file\n"
+        "with part_file(Path(sys.argv[1])) as part: part.write(b'half'); part.flush(); print('.', flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "file")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.kill()
+    process.communicate()
+    (left,) = tmp_path.iterdir()
+    other = tmp_path / "file2.1-2.part"  # of a file whose name begins with ours
+    other.touch()
+    get(tmp_path / "file", f"{site}/good")
+    assert names(tmp_path) == sorted(["file", other.name, left.name]), "a young one may be somebody's who is at work"
+    (tmp_path / "file").unlink()
+    for path in (left, other):
+        os.utime(path, (path.stat().st_mtime - download.ABANDONED_SECONDS - 60,) * 2)
+    get(tmp_path / "file", f"{site}/good")
+    assert names(tmp_path) == ["file", other.name]
+
+
+def test_a_download_gives_up_long_before_it_is_taken_for_abandoned() -> None:
+    assert 10 * download.STALL_SECONDS < download.ABANDONED_SECONDS
+
+
 def test_check_md5(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(BODY)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import tarfile
 import zlib
@@ -11,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from dlf.datasets import DATASETS, Array, Dataset, DataSpec, Samples, Source
-from dlf.datasets.download import check_md5_of_file, fetch, missing, part_file
+from dlf.datasets.download import check_md5_of_file, check_unpacked, fetch, keep_unpacked, missing
 from dlf.datasets.local import read_bytes
-from dlf.errors import DataError, MachineError
+from dlf.errors import DataError
 
 _SHAPE = (3, 32, 32)
 _CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -39,6 +38,8 @@ def cifar10(source: Source) -> Dataset:
     data = {file: read_bytes(folder / file, size) for file in _FILES} if here else _unpack(source, folder)
     records = [_records(data[file], folder / file) for file in _FILES]
     hashes = {file: hashlib.sha256(data[file]).hexdigest() for file in _FILES}
+    for file in _FILES:
+        check_unpacked(hashes[file], folder / file)
     return Dataset(_samples(records[:5]), _samples(records[5:]), _CLASSES, files=hashes)
 
 
@@ -72,9 +73,7 @@ def _unpack(source: Source, folder: Path) -> dict[str, bytes]:
     data = _members(packed)
     source.tell(f"cifar10: unpacked {_ARCHIVE}")
     for file in _FILES:
-        # A folder that is read-only costs time only. The paths are ours: none comes from the archive.
-        with contextlib.suppress(MachineError), part_file(folder / file) as part:
-            part.write(data[file])
+        keep_unpacked(folder / file, data[file])  # the paths are ours: none comes from the archive
     return data
 
 

@@ -27,6 +27,7 @@ from dlf.errors import DataError, DataMissingError, MachineError
 ANSWER_SECONDS = 4.0  # for name look-up, connection, redirects and headers together
 STALL_SECONDS = 10.0  # without a single byte
 SLOWEST_BYTES_PER_SECOND = 1024  # over the whole transfer: a trickle would hold us for days
+ABANDONED_SECONDS = 3600.0  # without a byte: the process that wrote the .part was killed, for it gives up long before
 MAX_BYTES = 2**30  # the largest known file, EMNIST's archive, has 562 MB
 
 
@@ -188,9 +189,10 @@ def _discard(future: Future[http.client.HTTPResponse]) -> None:
 def part_file(target: Path) -> Iterator[BinaryIO | IO[bytes]]:
     """A new file that becomes `target`, whole and on disk, when the block ends without an error, else vanishes.
 
-    Its name is unique, so that several processes may write the same target. Raises MachineError where it cannot be
-    written.
+    Its name is unique, so that several processes may write the same target; what killed ones left is removed. Raises
+    MachineError where it cannot be written.
     """
+    _remove_abandoned(target)
     part = target.with_name(f"{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -209,6 +211,14 @@ def part_file(target: Path) -> Iterator[BinaryIO | IO[bytes]]:
             part.unlink(missing_ok=True)
 
 
+def _remove_abandoned(target: Path) -> None:
+    with contextlib.suppress(OSError):
+        for entry in list(target.parent.iterdir()):
+            ours = entry.name.startswith(f"{target.name}.") and entry.suffix == ".part"
+            if ours and time.time() - entry.lstat().st_mtime > ABANDONED_SECONDS:
+                entry.unlink()
+
+
 def check_md5(data: bytes, path: Path, expected: str) -> None:
     """DataError where the bytes of the file at `path` do not have this md5."""
     _compare(hashlib.md5(data, usedforsecurity=False).hexdigest(), path, expected)
@@ -224,6 +234,31 @@ def check_md5_of_file(path: Path, expected: str) -> None:
 def _compare(found: str, path: Path, expected: str) -> None:
     if found != expected:
         raise damaged(path, f"md5 {found}", f"md5 {expected}")
+
+
+def keep_unpacked(path: Path, data: bytes) -> None:
+    """Write an unpacked file and, before it, its sha256 beside it: only packed files have hashes that are published.
+
+    Where nothing can be written that costs time only, at the next start.
+    """
+    with contextlib.suppress(MachineError):
+        with part_file(_note_of(path)) as note:
+            note.write(f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode())  # as sha256sum has it
+        with part_file(path) as part:
+            part.write(data)
+
+
+def check_unpacked(sha256: str, path: Path) -> None:
+    """DataError where the file at `path` was unpacked with another sha256 than it has now."""
+    note = _note_of(path)
+    with contextlib.suppress(OSError):  # none was written: the file was put there by somebody else
+        expected = note.read_bytes()[:64].decode(errors="replace")
+        if sha256 != expected:
+            raise damaged(path, f"sha256 {sha256}", f"sha256 {expected} as in {note.name}")
+
+
+def _note_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
 
 
 def damaged(path: Path, found: str, expected: str) -> DataError:

@@ -6,7 +6,6 @@ missing is downloaded, packed files are unpacked beside, so that the next start 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import string
 import zipfile
@@ -19,10 +18,18 @@ from typing import Any, Literal
 import numpy as np
 
 from dlf.datasets import DATASETS, Array, Dataset, DataSpec, Samples, Source
-from dlf.datasets.download import check_md5, check_md5_of_file, damaged, fetch, missing, part_file
+from dlf.datasets.download import (
+    check_md5,
+    check_md5_of_file,
+    check_unpacked,
+    damaged,
+    fetch,
+    keep_unpacked,
+    missing,
+)
 from dlf.datasets.idx import gunzip, read_idx
 from dlf.datasets.local import read_bytes
-from dlf.errors import DataError, MachineError
+from dlf.errors import DataError
 
 _SHAPE = (1, 28, 28)
 _DIGITS = tuple(string.digits)
@@ -133,7 +140,9 @@ def _load(
     for file in files:
         data = _bytes(source, name, raw / file, files)
         hashes[file] = hashlib.sha256(data).hexdigest()
-        if pins is not None and hashes[file] != pins[file]:
+        if pins is None:
+            check_unpacked(hashes[file], raw / file)
+        elif hashes[file] != pins[file]:
             raise damaged(raw / file, f"sha256 {hashes[file]}", f"sha256 {pins[file]}")
         arrays.append(read_idx(data, raw / file))
     x, y, test_x, test_y = arrays
@@ -169,8 +178,7 @@ def _bytes(source: Source, name: str, path: Path, wanted: Sequence[str]) -> byte
     unpack: Callable[..., bytes] = _from_zip if name == "emnist" else _from_gzip
     data = unpack(source, name, path, wanted)
     source.tell(f"{name}: unpacked {path.name}")
-    with contextlib.suppress(MachineError), part_file(path) as part:  # a folder that is read-only costs time only
-        part.write(data)
+    keep_unpacked(path, data)
     return data
 
 
