@@ -5,13 +5,15 @@
     epochs.py     one epoch as a line of a log or a row of a terminal
     progress.py   what is told while training
     results.py    what is shown afterwards
+    repeated.py   whether a run that was trained again is the same
 
 No failure to draw reaches the training. What a stream refuses (closed, full, a broken pipe, characters that its
 encoding lacks) ends in `streams.Stream`; whatever else goes wrong ends in `progress._Unbreakable`.
 """
 
 from dlf.display.progress import training
+from dlf.display.repeated import show_reproduction
 from dlf.display.results import show_evaluation, show_summary, show_training
 from dlf.display.streams import show_text
 
-__all__ = ["show_evaluation", "show_summary", "show_text", "show_training", "training"]
+__all__ = ["show_evaluation", "show_reproduction", "show_summary", "show_text", "show_training", "training"]
