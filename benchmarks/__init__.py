@@ -7,6 +7,7 @@ rounds.py    runs everyone in turn, A B C A B C; processes.py starts one and rea
 compare.py   the command that compares; __main__.py is the command line
 report.py    the figures as text and as Markdown
 growth.py    how time and memory grow with width, depth, batch and samples
+mapped.py    data larger than memory: how much memory, at what rate
 cuda.py      dlf on a GPU beside the GPU's own floor
 accuracy.py  a command of its own: not how fast, but how good
 
