@@ -84,9 +84,15 @@ def train(
     return train_experiment(_load(config, given), runs=Path(runs), display=display or Silent())
 
 
-def resume(run: str, *overrides: str, runs: str | Path = "runs", display: Display | None = None) -> TrainResult:
-    """Go on where a run stopped; `train.epochs=N` extends it."""
-    return resume_run(RunDirectory.find(str(run), Path(runs)), overrides, display=display or Silent())
+def resume(
+    run: str,
+    *overrides: str,
+    start: str | None = None,
+    runs: str | Path = "runs",
+    display: Display | None = None,
+) -> TrainResult:
+    """Go on where a run stopped, or from the checkpoint `start` (best, last, step-N); `train.epochs=N` extends it."""
+    return resume_run(RunDirectory.find(str(run), Path(runs)), overrides, start=start, display=display or Silent())
 
 
 def evaluate(run: str, *, split: Split = "test", checkpoint: str | None = None, runs: str | Path = "runs") -> Record:

@@ -144,7 +144,7 @@ def read(folder: Path) -> Contents:
     while True:
         found = durable.locate(folder)
         try:
-            return _read(found[0])
+            return _read(found[0])._replace(folder=folder)
         except RunError:
             if durable.locate(folder) == found:
                 raise

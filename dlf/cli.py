@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from dlf import __version__
-from dlf.errors import DlfError, MachineError, UsageError
+from dlf.errors import DlfError, MachineError, UsageError, is_out_of_memory
 
 # what Typer raises for words that do not fit is click's, which newer Typers carry inside of themselves
 _BadWords: type[Exception] = typer.BadParameter.__mro__[1]
@@ -76,6 +76,9 @@ def train(
     ] = None,
     overrides: Overrides = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on where this run stopped.")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="NAME", help="With --resume: go back to best, last or step-N.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Beginning of the run's id.")] = None,
     device: Device = None,
     runs_dir: RunsDir = Path("runs"),
@@ -97,7 +100,10 @@ def train(
         if name is not None:
             raise UsageError("--name and --resume exclude each other: a run keeps its name")
         run = RunDirectory.find(resume, runs_dir)
-        result = command.resume(run, [*([config] if config else []), *given], device=device, display=screen)
+        words = [*([config] if config else []), *given]
+        result = command.resume(run, words, start=start, device=device, display=screen)
+    elif start is not None:
+        raise UsageError("--from names a checkpoint of a run: it needs --resume RUN")
     elif config is None:
         raise UsageError("which experiment? Give a file or one of: " + ", ".join(shipped.names()))
     else:
@@ -214,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:
         _fail(MachineError(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"))
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         _fail(MachineError(f"out of memory. Use a smaller data.batch_size or network. {error}".rstrip()))
     sys.exit(code or 0)
@@ -231,9 +237,3 @@ def _in_words(error: Any) -> str:
     """What Typer says of the words of a command, and where the right ones are written."""
     command = error.ctx.command_path if error.ctx else "dlf"
     return f"{error.format_message()}\nSee {command} --help"
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Also what torch says of it, for which nothing is to be imported here: its own class, and a text on CPUs."""
-    own = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
-    return isinstance(error, MemoryError) or own or "DefaultCPUAllocator" in str(error)

@@ -150,6 +150,17 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         _remove(old)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder of plain files, and what was left of it where that was cut off. Its name goes first, whole."""
+    gone = folder.with_name(f".{folder.name}.part")
+    with _explained("remove", folder):
+        _remove(gone)
+        if folder.exists():
+            folder.rename(gone)
+        _remove(gone)
+        _remove(_aside(folder))
+
+
 def locate(folder: Path) -> tuple[Path, tuple[int, int] | None]:
     """Where the content of a folder that `write_folder` replaces is now, and which it is; None where there is none."""
     for path in (folder, _aside(folder), folder):  # again: it may have come back between the two looks

@@ -87,3 +87,9 @@ class DivergedError(DlfError):
     """Training produced a loss, a gradient or a parameter that is not a finite number."""
 
     exit_code = 6
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Also what torch says of it, for which nothing is to be imported here: its own class, and a text on CPUs."""
+    own = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    return isinstance(error, MemoryError) or own or "DefaultCPUAllocator" in str(error)

@@ -7,6 +7,7 @@ runs/mnist-20261123-101500-3f2a/
   metrics.jsonl          one object an epoch
   checkpoints/last/      model.safetensors, optimizer.safetensors, progress.safetensors, state.json, MANIFEST.json
   checkpoints/best/      the same, chosen by the monitored metric
+  checkpoints/step-N/    the same, saved before last; where checkpoint.keep asks for it
   evaluation-test.json   what `dlf evaluate` found
   train.log              what was said while training
   .lock                  held by the process that trains
@@ -36,6 +37,7 @@ Record = Mapping[str, Any]
 
 _STAMP = re.compile(r"\d{8}-\d{6}(?=-[0-9a-f]{4}$)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_OLDER = re.compile(r"\.?step-([0-9]{1,18})(?:\.part|\.old)?")
 _RESERVED = {"con", "prn", "aux", "nul", "latest", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
@@ -157,6 +159,26 @@ class RunDirectory:
         """Set these entries of run.json and keep the others."""
         info = self.read_info() if self._info.exists() else {}
         durable.write(self._info, to_json({**info, **changes}, indent=2))
+
+    def checkpoint(self, name: str) -> Path:
+        """The folder of the checkpoint called best, last or step-N; UsageError, with those there are, otherwise."""
+        older = {f"step-{step}": self.older_folder(step) for step in self.older_steps()}
+        known = {"best": self.best, "last": self.last, **older}
+        step = re.fullmatch(r"step-([0-9]{1,18})", name)
+        folder = known.get(f"step-{int(step[1])}" if step else name)
+        if folder is None:
+            names = ", ".join(folder.name for folder in known.values())
+            raise UsageError(f"{self.id} has no checkpoint {name!r}; it has {names}")
+        return folder
+
+    def older_folder(self, step: int) -> Path:
+        """Where the checkpoint of this step is kept when `last` goes on; names sort as the steps do."""
+        return self.last.with_name(f"step-{step:08}")
+
+    def older_steps(self) -> list[int]:
+        """The steps of the kept checkpoints, in order, also of those that were being written or removed."""
+        found = (_OLDER.fullmatch(path.name) for path in self.last.parent.glob("*step-*"))
+        return sorted({int(step[1]) for step in found if step})
 
     def append_metrics(self, record: Record) -> Record:
         """Add one epoch to metrics.jsonl; the record as it will be read back: NaN and infinity are null."""

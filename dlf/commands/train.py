@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,17 @@ import torch
 
 from dlf import checkpoint, environment
 from dlf import data as data_module
+from dlf.checkpoint import Contents
+from dlf.commands import saving
 from dlf.commands.listeners import Display as Display  # noqa: PLC0414 -- belongs to the face of `train`
 from dlf.commands.listeners import Logged
+from dlf.commands.saving import Timetable
 from dlf.commands.stopping import Interruption, StoppedError, signals
 from dlf.config import ExperimentConfig, Loaded, check_monitors, load
 from dlf.data import Data
 from dlf.datasets import DataSection
 from dlf.engine import Experiment, TrainState, check_finite, fit
-from dlf.errors import DivergedError, RunError, UsageError
+from dlf.errors import DivergedError, MachineError, RunError, UsageError, is_out_of_memory
 from dlf.experiment import assemble, check_memory, choose_device
 from dlf.history import best_index, is_best, should_stop
 from dlf.model import draw
@@ -96,45 +99,43 @@ def _train_new(loaded: Loaded, runs: Path, display: Logged) -> TrainResult:
 
 
 def resume(
-    run: RunDirectory, overrides: Sequence[str] = (), *, device: str | None = None, display: Display
+    run: RunDirectory,
+    overrides: Sequence[str] = (),
+    *,
+    start: str | None = None,
+    device: str | None = None,
+    display: Display,
 ) -> TrainResult:
-    """Go on exactly where the run stopped; a finished run is left as it is unless `train.epochs` was raised."""
+    """Go on exactly where the run stopped; a finished run is left as it is unless `train.epochs` was raised.
+
+    `start` names a checkpoint (best, last, step-N) to go back to; what was trained after it is trained anew.
+    """
     if wrong := [text for text in overrides if not text.startswith("train.epochs=")]:
         raise UsageError(f"a resumed run keeps its settings; only train.epochs=N can be given, got {', '.join(wrong)}")
     loaded = load(run.config, overrides)
     config, info, history = loaded.config, run.read_info(), run.read_metrics()
-    if config.train.epochs < len(history):
-        raise UsageError(
-            f"{run.id} has {len(history)} epochs already; train.epochs={config.train.epochs} is in its past"
-        )
-    if info["status"] == "completed" and _is_over(history, config):
+    if start is not None:
+        run.checkpoint(start)  # a name that is none is refused before anything is read
+    elif config.train.epochs < len(history):
+        raise UsageError(_in_the_past(run, len(history), config))
+    elif info["status"] == "completed" and _is_over(history, config):
         display.message(f"{run.id} is finished: nothing to do. train.epochs=N with a larger N trains further.")
         return _result(run, config, info, history)
     with threads(config.train.threads), run.locked():
         told = Logged(display)
         told.attach(run)
-        return _resume(run, loaded, choose_device(device or config.train.device), told)
+        return _resume(run, loaded, start, choose_device(device or config.train.device), told)
 
 
-def _resume(run: RunDirectory, loaded: Loaded, device: torch.device, display: Logged) -> TrainResult:
+def _resume(run: RunDirectory, loaded: Loaded, start: str | None, device: torch.device, display: Logged) -> TrainResult:
     info = run.read_info()
     sha256, split = info["data_sha256"], info["split_sha256"]
     data = data_module.reload(loaded.config.data_section, device, display.message, sha256=sha256, split=split)
     with loaded.places():
         experiment, state, config = assemble(loaded.config, data, device)
-    if checkpoint.exists(run.last):
-        contents = checkpoint.read(run.last)
-        checkpoint.fill(contents, state)
-        written = contents.written
-    elif len(run.read_metrics()) <= 1:  # the first record, and even `best`, is written before the first commit
-        display.message(f"{run.id} was stopped before its first checkpoint: it starts over")
-        written = Written()
-    else:
-        raise RunError(
-            f"{run.last} is gone, and {run.id} had been trained. To go on from its best epoch, copy {run.best} there; "
-            "to start anew, train its config.yaml."
-        )
-    run.keep_metrics(written)
+    contents = saving.chosen(run, start) if start is not None else _newest(run, config, display)
+    if contents is not None:
+        _go_back_to(run, contents, state, config, display)
     kept = load(run.config).config
     if config.train.epochs != kept.train.epochs:
         _warn_of_another_course(kept, config, experiment, state, run.read_metrics(), display)
@@ -144,6 +145,38 @@ def _resume(run: RunDirectory, loaded: Loaded, device: torch.device, display: Lo
     resumed = {"at": now(), "epoch": state.epoch, "step": state.step, "epochs": config.train.epochs, **here}
     run.write_info(status="running", resumed=[*info.get("resumed", []), resumed])
     return _train(run, config, experiment, state, run.read_metrics(), display)
+
+
+def _newest(run: RunDirectory, config: ExperimentConfig, display: Logged) -> Contents | None:
+    """The checkpoint to go on from; None where the run was stopped before its first and starts over."""
+    records = len(run.read_metrics())
+    if not checkpoint.exists(run.last) and records > config.checkpoint.every_epochs:
+        raise RunError(f"{run.last} is gone, and {run.id} had been trained. {saving.offers(run, run.last)}")
+    contents = saving.newest(run)
+    if contents is None:
+        display.message(f"{run.id} was stopped before its first checkpoint: it starts over")
+        run.keep_metrics(Written())
+    return contents
+
+
+def _go_back_to(
+    run: RunDirectory, contents: Contents, state: TrainState, config: ExperimentConfig, display: Logged
+) -> None:
+    """Make `state`, checkpoints/last and metrics.jsonl those of the checkpoint, after all three were found to fit."""
+    checkpoint.fill(contents, state)
+    run.check_metrics(contents.written)
+    if config.train.epochs < state.epoch:
+        raise UsageError(_in_the_past(run, state.epoch, config))
+    if contents.folder.name != run.last.name:
+        display.message(f"going on from {saving.described(contents)}")
+        saving.commit(run, contents.files, state.step, config.checkpoint.keep)
+    else:
+        saving.prune(run, state.step, config.checkpoint.keep)
+    run.keep_metrics(contents.written)
+
+
+def _in_the_past(run: RunDirectory, epochs: int, config: ExperimentConfig) -> str:
+    return f"{run.id} has {epochs} epochs already; train.epochs={config.train.epochs} is in its past"
 
 
 def _train(
@@ -163,8 +196,18 @@ def _train(
         status = "interrupted" if received else "completed"
     except DivergedError as error:
         status = "diverged"
-        saved = f"{run.last} (epoch {len(history)})" if checkpoint.exists(run.last) else "none: no epoch was finished"
-        raise DivergedError(f"{error} Last good checkpoint: {saved}.") from None
+        raise DivergedError(f"{error} Last good checkpoint: {_last_good(run)}.") from None
+    except KeyboardInterrupt:  # the second, which does not wait for a save
+        display.message(f"warning: stopped at once, without saving. Go on from the last save: {_resuming(run)}")
+        raise
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = str(error).partition("\n")[0] or "the system gives no more"
+        raise MachineError(
+            f"out of memory after step {state.step}: {said}. What was saved is intact. Train with a smaller "
+            f"data.batch_size or network; or, with more memory free, go on with: {_resuming(run)}"
+        ) from None
     finally:
         display.end()
         result = _result_checkpoint(config) if best_index(history, config.monitor) is not None else "last"
@@ -172,6 +215,17 @@ def _train(
     if received:
         raise StoppedError(received[0], run)
     return _result(run, config, run.read_info(), history)
+
+
+def _last_good(run: RunDirectory) -> str:
+    with suppress(RunError):
+        if saved := saving.newest(run):
+            return saving.described(saved)
+    return "none, nothing was saved yet"
+
+
+def _resuming(run: RunDirectory) -> str:
+    return f"dlf train --resume {run.path}"
 
 
 def _result(run: RunDirectory, config: ExperimentConfig, info: Info, history: Sequence[Record]) -> TrainResult:
@@ -200,27 +254,42 @@ def loop(
     received: Sequence[int],
 ) -> None:
     """Train, measure, save, decide: the order of an epoch. With something in `received` it saves and ends."""
+    timetable = Timetable(config.checkpoint, experiment.steps_per_epoch)
+
+    def save(packed: Mapping[str, bytes]) -> None:
+        saving.commit(run, packed, state.step, config.checkpoint.keep)
+        timetable.saved()
+
+    def save_within_epoch() -> None:
+        check_finite(state)
+        save(checkpoint.pack(state, run.written))
 
     def on_step(state: TrainState) -> None:
         display.step(state)
         if received:
             raise Interruption
+        if timetable.after_step(state.step):
+            save_within_epoch()
 
     if _is_over(history, config):
         return
     try:
         for record in fit(state, experiment, epochs=config.train.epochs, history=history, on_step=on_step):
             history.append(run.append_metrics(record))
-            packed, best = checkpoint.pack(state, run.written), is_best(history, config.monitor)
+            best, over = is_best(history, config.monitor), _is_over(history, config)
+            due = over or timetable.after_epoch(state.epoch, state.step)
+            packed = checkpoint.pack(state, run.written) if best or due else {}
             if best:
                 checkpoint.write(run.best, packed)
-            checkpoint.write(run.last, packed)  # the commit point of an epoch
+            if due:
+                save(packed)  # the commit point of an epoch
             display.epoch(history[-1], best)
-            if received or _is_over(history, config):
+            if over:
                 break
+            if received:
+                raise Interruption
     except Interruption:
-        check_finite(state)
-        checkpoint.write(run.last, checkpoint.pack(state, run.written))
+        save_within_epoch()
 
 
 def _is_over(history: Sequence[Record], config: ExperimentConfig) -> bool:

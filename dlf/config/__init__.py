@@ -13,6 +13,7 @@ from dlf.config.contradictions import check, check_monitors, measured, nested
 from dlf.config.loading import Loaded, load, loads
 from dlf.config.sections import (
     REGISTRIES,
+    CheckpointSection,
     EarlyStopping,
     ExperimentConfig,
     ModelSection,
@@ -23,6 +24,7 @@ from dlf.config.sections import (
 
 __all__ = [
     "REGISTRIES",
+    "CheckpointSection",
     "EarlyStopping",
     "ExperimentConfig",
     "Loaded",

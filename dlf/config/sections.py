@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from dlf import yaml12
 from dlf.activations import ACTIVATIONS
@@ -91,6 +91,19 @@ class TrainSection(Section):
     """Threads of the CPU's arithmetic; default: one a core. Another number changes the last bits of the result."""
 
 
+class CheckpointSection(Section):
+    """When the state is saved to checkpoints/last; it changes nothing of what is trained."""
+
+    every_epochs: PositiveInt = 1
+    """Epochs from one save to the next; the last epoch is always saved, and checkpoints/best after every best epoch."""
+    every_steps: PositiveInt | None = None
+    """Steps, counted from the start, after which the state is also saved within an epoch; default: it is not."""
+    every_minutes: PositiveFloat | None = None
+    """Minutes after which the state is also saved, wherever it is; default: they are not counted."""
+    keep: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """How many saves to keep: the newest is checkpoints/last, those before it checkpoints/step-N."""
+
+
 class ExperimentConfig(Section):
     """One experiment, complete: every setting has a value."""
 
@@ -114,6 +127,8 @@ class ExperimentConfig(Section):
     """What is measured on the validation part every epoch, beyond loss and accuracy."""
     train: TrainSection = TrainSection()
     """The length of the training, the machine, and what counts as best."""
+    checkpoint: CheckpointSection = CheckpointSection()
+    """When the state is saved, and how many saves are kept."""
 
     @property
     def data_section(self) -> DataSection:
