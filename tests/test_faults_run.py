@@ -4,8 +4,11 @@ there and whole, and the run goes on from it to the bytes of one that nothing ha
 from __future__ import annotations
 
 import errno
+import functools
+import os
 import random
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from dlf import checkpoint, environment, yaml12
 from dlf.api import Silent
 from dlf.commands.train import resume
 from dlf.commands.train import train as train_experiment
-from dlf.config import load, loads
+from dlf.config import loads
 from dlf.errors import DlfError, RunError
 from dlf.run import Record, RunDirectory
 
@@ -55,14 +58,29 @@ class Noting(Silent):
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To look at the machine costs more than to train here."""
+    """To look at the machine and to read YAML costs more than to train here; the same bytes are read once."""
     monkeypatch.setattr(environment, "_commit", lambda: None)
     here = environment.describe(torch.device("cpu"))
     monkeypatch.setattr(environment, "describe", lambda device: here)
+    once = functools.cache(loads)
+    monkeypatch.setattr(
+        "dlf.commands.train.load", lambda path, given=(): once(path.read_text(), path.name, tuple(given))
+    )
+
+
+LOADED = loads(yaml12.dump(TINY), "the test")
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder in memory, where the system has one: these tests make and remove files by the ten thousand."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
 
 
 def train(root: Path, display: Silent | None = None) -> None:
-    train_experiment(loads(yaml12.dump(TINY), "the test"), runs=root / "runs", display=display or Silent())
+    train_experiment(LOADED, runs=root / "runs", display=display or Silent())
 
 
 def run_below(root: Path) -> RunDirectory:
@@ -82,15 +100,15 @@ def go_on(root: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def undisturbed(tmp_path: Path) -> dict[str, Any]:
-    train(tmp_path / "undisturbed")
-    return outcome(run_below(tmp_path / "undisturbed").path)
+def undisturbed(scratch: Path) -> dict[str, Any]:
+    train(scratch / "undisturbed")
+    return outcome(run_below(scratch / "undisturbed").path)
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> tuple[Disk, Noting]:
+def watched(scratch: Path) -> tuple[Disk, Noting]:
     """A training that nothing disturbs, and all that it does to its files."""
-    root = tmp_path / "watched"
+    root = scratch / "watched"
     root.mkdir()
     disk = Disk(root)
     display = Noting(disk)
@@ -146,13 +164,13 @@ def test_any_operation_fails(
     stride: int,
     watched: tuple[Disk, Noting],
     undisturbed: dict[str, Any],
-    tmp_path: Path,
+    scratch: Path,
 ) -> None:
     """Training ends with exit code 5 and one message, or goes on where nothing depends on what failed."""
     numbers = [n for n, operation in enumerate(watched[0].trace) if name in operation][::stride]
     unharmed = 0
     for n in numbers:
-        root = tmp_path / f"{n}"
+        root = scratch / f"{n}"
         root.mkdir()
         display = Noting(Disk(root, fault(n)))
         failure = None
@@ -177,7 +195,7 @@ def check(root: Path, saved: int) -> None:
         assert saved == 0
         return
     run.read_info()
-    load(run.config)
+    assert run.config.exists()
     records = run.read_metrics()
     epochs = checkpoint.read(run.last).position.epoch if checkpoint.exists(run.last) else 0
     best = checkpoint.read(run.best).position.epoch if checkpoint.exists(run.best) else 0
@@ -192,55 +210,53 @@ def check(root: Path, saved: int) -> None:
 
 
 class States:
-    """The states that were not yet seen, each in a folder of its own."""
+    """What is there before operation n, each in a folder of its own, with the epochs that were saved by then."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, display: Noting, folder: Path) -> None:
+        self.display, self.folder = display, folder
         self.seen: set[Any] = set()
 
-    def __call__(self, state: State) -> Iterator[Path]:
-        key = tuple((name, data) for name, data in state.items() if not name.endswith(UNIMPORTANT))
-        if key not in self.seen:
-            self.seen.add(key)
-            yield put(state, self.folder / f"{len(self.seen)}")
+    def __call__(self, n: int, states: Iterable[State]) -> Iterator[tuple[Path, int]]:
+        """Those that were not yet seen with as many saved epochs."""
+        saved = sum(at <= n for at in self.display.saved_at)
+        for state in states:
+            key = (saved, *((name, data) for name, data in state.items() if not name.endswith(UNIMPORTANT)))
+            if key not in self.seen:
+                self.seen.add(key)
+                yield put(state, self.folder / f"{len(self.seen)}"), saved
 
 
-def saved_before(display: Noting, n: int) -> int:
-    return sum(at <= n for at in display.saved_at)
-
-
-def test_killed_at_any_operation(watched: tuple[Disk, Noting], undisturbed: dict[str, Any], tmp_path: Path) -> None:
+def test_killed_at_any_operation(watched: tuple[Disk, Noting], undisturbed: dict[str, Any], scratch: Path) -> None:
     disk, display = watched
-    new = States(tmp_path / "states")
+    new = States(display, scratch / "states")
     for n in range(len(disk.log) + 1):
-        for root in new(disk.left(n)):
-            check(root, saved_before(display, n))
+        for root, saved in new(n, [disk.left(n)]):
+            check(root, saved)
             assert go_on(root) == undisturbed, n
 
 
-def test_killed_at_any_byte(watched: tuple[Disk, Noting], undisturbed: dict[str, Any], tmp_path: Path) -> None:
+def test_killed_at_any_byte(watched: tuple[Disk, Noting], undisturbed: dict[str, Any], scratch: Path) -> None:
     """Every byte of a short write, some of a long one, can be the last; the run is then read, and some are resumed."""
     disk, display = watched
-    new, chance = States(tmp_path / "states"), random.Random(0)
+    new, chance = States(display, scratch / "states"), random.Random(0)
     for n, change in enumerate(disk.log):
         if isinstance(change, Bytes):
             size = len(change.data)
-            for length in range(size) if size < 64 else sorted(chance.sample(range(size), 8)):
-                for root in new(disk.left(n + 1, {n: change._replace(data=change.data[:length])})):
-                    check(root, saved_before(display, n))
-                    if len(new.seen) % 8 == 0:
-                        assert go_on(root) == undisturbed, (n, length)
+            lengths = range(size) if size < 64 else sorted(chance.sample(range(size), 8))
+            torn = (disk.left(n + 1, {n: change._replace(data=change.data[:length])}) for length in lengths)
+            for root, saved in new(n, torn):
+                check(root, saved)
+                if len(new.seen) % 8 == 0:
+                    assert go_on(root) == undisturbed, n
 
 
 def test_the_power_goes_at_any_operation(
-    watched: tuple[Disk, Noting], undisturbed: dict[str, Any], tmp_path: Path
+    watched: tuple[Disk, Noting], undisturbed: dict[str, Any], scratch: Path
 ) -> None:
     disk, display = watched
-    new = States(tmp_path / "states")
+    new = States(display, scratch / "states")
     for n in range(len(disk.log) + 1):
-        for state in disk.after_power_loss(n, 64):
-            for root in new(state):
-                check(root, saved_before(display, n))
-                if len(new.seen) % 4 == 0:
-                    assert go_on(root) == undisturbed, n
-    print(len(new.seen), len(disk.log))
+        for root, saved in new(n, disk.after_power_loss(n, 32)):
+            check(root, saved)
+            if len(new.seen) % 6 == 0:
+                assert go_on(root) == undisturbed, n
