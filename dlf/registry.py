@@ -176,7 +176,7 @@ class Registry(Generic[F]):
         """What is said of a name that is not registered."""
         article = "an" if self.kind[0] in "aeio" else "a"
         known = ", ".join(sorted(self._entries))
-        return f"{name!r} is not {article} {self.kind}.{did_you_mean(name, self._entries)} Known: {known}"
+        return f"{shown(name)} is not {article} {self.kind}.{did_you_mean(name, self._entries)} Known: {known}"
 
     def validate(self, value: object) -> Component:
         """The component that a name or a mapping with `type` stands for; InvalidError with every flaw otherwise."""
@@ -366,7 +366,7 @@ def _in_words(item: Mapping[str, Any]) -> str:
 def _number_hint(text: str) -> str:
     """Why something that looks like a number is none."""
     digits = text.lstrip("+-")
-    if len(digits) > 1 and digits.startswith("0") and digits.isdigit():
+    if re.fullmatch("0[0-9]{1,20}", digits):
         return f": a leading zero is octal to some readers; write {int(digits)}"
     if ":" in text and digits.replace(":", "").isdigit():
         return ": base 60 is not a number in YAML 1.2"

@@ -51,6 +51,9 @@ FAULTS = {
         "data: {type: iris, target: x}\n", "1:20", "data.target", ("for iris", "'target' is for csv")
     ),
     "C4 component": Fault("data: iriss\n", "1:7", "data.type", ("'iriss' is not a dataset", "'iris'", "Known: ")),
+    "C4 a component without end": Fault(
+        f"data: {'a' * 9999}\n", "1:7", "data.type", ("aaa... is not a dataset", "Known: ")
+    ),
     "C4 component inside": Fault(
         "data: iris\nmodel:\n  layers:\n    - {type: linear, units: 3, activation: rely}\n",
         "4:44",
@@ -71,6 +74,7 @@ FAULTS = {
     "C6 on": Fault("data: {type: mnist, download: on}\n", "1:31", "data.download", ("write true",)),
     "C6 no as a name": Fault("data: iris\ntrain: {monitor: no}\n", "2:18", "train.monitor", ("'no' is not measured",)),
     "C6 012": Fault("data: iris\nseed: 012\n", "2:7", "seed", ("'012'", "octal", "write 12")),
+    "C6 0²": Fault("data: iris\nseed: 0²\n", "2:7", "seed", ("expected an integer", "'0²'")),
     "C6 1:30": Fault("data: iris\ntrain: {epochs: 1:30}\n", "2:17", "train.epochs", ("'1:30'", "base 60")),
     "C6 nan": Fault("data: iris\noptimizer: {lr: .nan}\n", "2:17", "optimizer.lr", ("finite", "got nan")),
     "C6 inf": Fault("data: iris\noptimizer: {lr: .inf}\n", "2:17", "optimizer.lr", ("finite", "got inf")),

@@ -83,6 +83,7 @@ def test_override(text: str, overrides: list[str], path: str, value: object) -> 
         ("name=../x", "name", "cannot name a run"),
         ("name=[1]", "name", "'[1]' cannot name a run"),
         (f"model.layers.{'9' * 5000}.units=3", "", "there is no 999"),
+        (f"{'a.' * 5000}b=3", "", "a key of 5,001 steps; a setting is at most 100 deep"),
         ("train.monitor=test_loss", "train.monitor", "test set"),
     ],
 )
@@ -90,7 +91,8 @@ def test_wrong_override_is_the_one_that_is_named(override: str, key: str, words:
     found = problems_of(
         "data: {type: iris, target: label}\nseed: 1\n" if "csv" in override else "data: iris\nseed: 1\n", override
     )
-    assert {problem.place for problem in found} == {f"override {override!r}"}
+    named = override if len(override) <= 200 else f"{override[:197]}..."
+    assert {problem.place for problem in found} == {f"override {named!r}"}
     assert (found[0].key, words in found[0].message) == (key, True), found
     with pytest.raises(ConfigError, match=r"^the command line has"):
         loads("data: iris\nseed: 1\n", "f.yaml", [override])

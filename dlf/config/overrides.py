@@ -44,7 +44,8 @@ def override(data: dict[str, Any], overrides: Sequence[str]) -> Overridden:
 
 def named(text: str) -> str:
     """An override as the place of a problem."""
-    return f"override {text!r}"
+    shown = text if len(text) <= 200 else f"{text[:197]}..."
+    return f"override {shown!r}"
 
 
 def _parsed(text: str) -> tuple[KeyPath, Any]:
@@ -52,6 +53,8 @@ def _parsed(text: str) -> tuple[KeyPath, Any]:
     steps = key.strip().split(".")
     if not equals or not all(steps):
         raise ValueError("expected key.path=value, such as optimizer.lr=0.01 or model.layers.0.units=64")
+    if len(steps) > yaml12.MAX_DEPTH:
+        raise ValueError(f"a key of {len(steps):,} steps; a setting is at most {yaml12.MAX_DEPTH} deep")
     path = tuple(int(step) if re.fullmatch("[0-9]{1,9}", step) else step for step in steps)
     try:
         return path, yaml12.parse_scalar_or_flow(value)
