@@ -10,6 +10,7 @@ import hashlib
 import math
 import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,7 @@ from dlf.errors import DataError
 from dlf.memory import available_bytes
 
 Memory = Literal["auto", "load", "map"]
+_LONGEST_HEADER = 10_000  # bytes; numpy parses no longer one either
 LARGE = 0.25  # `auto` maps x beyond this share of the memory available: while x is split, x and its parts are there
 
 
@@ -34,7 +36,8 @@ def intact(found: Path) -> Iterator[None]:
     """What the reading of a damaged file raises, in words."""
     try:
         yield
-    except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    # ValueError and struct.error: zipfile's of a directory whose names or offsets are none
+    except (OSError, EOFError, RuntimeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{found} is not an intact {found.suffix} file ({error}); write it with numpy.savez or numpy.save."
         ) from error
@@ -90,7 +93,15 @@ def _header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dty
     """Shape, whether column by column, and type of an array."""
     try:
         version = npy.read_magic(stream)
-        return npy.read_array_header_1_0(stream) if version == (1, 0) else npy.read_array_header_2_0(stream)
+        if version not in ((1, 0), (2, 0), (3, 0)):
+            raise ValueError(f"version {version[0]}.{version[1]} of the format")
+        length = int.from_bytes(stream.read(2 if version == (1, 0) else 4), "little")
+        if length > _LONGEST_HEADER:  # numpy would first ask the system for as much
+            raise ValueError(f"a header of {length:,} bytes")
+        stream.seek(8)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a header that is odd; what it says is checked
+            return npy.read_array_header_1_0(stream) if version == (1, 0) else npy.read_array_header_2_0(stream)
     # what Python's tokenizer and parser, which numpy uses, raise for text that is not a header
     except (ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError) as error:
         raise DataError(f"{name} is not an array of numpy ({error}); numpy.savez and numpy.save write them.") from error
@@ -140,7 +151,8 @@ def _stays(entries: Mapping[str, Stored], memory: Memory, tell: Callable[[str], 
 
 
 def _loaded(entry: Stored) -> Array:
-    with entry.open() as stream:
+    with entry.open() as stream, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         return np.asarray(npy.read_array(stream, allow_pickle=False))
 
 
