@@ -17,6 +17,8 @@ from torch import Tensor
 
 from dlf import shipped, yaml12
 from dlf.commands.evaluate import Split, evaluate_run, open_run
+from dlf.commands.reproduce import Reproduction
+from dlf.commands.reproduce import reproduce as reproduce_run
 from dlf.commands.summarize import summarize_experiment
 from dlf.commands.train import Display, TrainResult
 from dlf.commands.train import resume as resume_run
@@ -98,6 +100,19 @@ def resume(
 def evaluate(run: str, *, split: Split = "test", checkpoint: str | None = None, runs: str | Path = "runs") -> Record:
     """What `dlf evaluate RUN --json` prints, as a mapping."""
     return evaluate_run(RunDirectory.find(str(run), Path(runs)), split=split, which=checkpoint)
+
+
+def reproduce(
+    run: str,
+    *,
+    device: str | None = None,
+    keep: bool = False,
+    runs: str | Path = "runs",
+    display: Display | None = None,
+) -> Reproduction:
+    """Train a run again and compare every bit with what it kept; `keep` leaves the repeated run below `runs`."""
+    found = RunDirectory.find(str(run), Path(runs))
+    return reproduce_run(found, device=device, keep=Path(runs) if keep else None, display=display or Silent())
 
 
 def load(run: str, *, checkpoint: str | None = None, device: str | None = None, runs: str | Path = "runs") -> Trained:

@@ -135,6 +135,30 @@ def evaluate(
 
 
 @app.command()
+def reproduce(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it, a path, or `latest`.")],
+    device: Annotated[str | None, typer.Option(help="Another device than the run was trained on.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the repeated run beside the others.")] = False,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a run again and compare every bit; exit code 1 where one differs."""
+    from dataclasses import asdict
+
+    from dlf import display
+    from dlf.commands.reproduce import reproduce as command
+    from dlf.run import RunDirectory
+
+    device = _checked_device(device)
+    found = RunDirectory.find(run, runs_dir)
+    screen = display.training(quiet=quiet)
+    result = command(found, device=device, keep=runs_dir if keep else None, display=screen)
+    _show_json(asdict(result)) if as_json else display.show_reproduction(result)
+    raise typer.Exit(0 if result.identical else 1)
+
+
+@app.command()
 def summarize(
     what: Annotated[
         str, typer.Argument(metavar="CONFIG|RUN", help="An experiment file, a shipped one's name, or a run.")
