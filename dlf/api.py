@@ -110,9 +110,9 @@ def reproduce(
     runs: str | Path = "runs",
     display: Display | None = None,
 ) -> Reproduction:
-    """Train a run again and compare every bit with what it kept; `keep` leaves the repeated run below `runs`."""
+    """Train a run again and compare every bit with what it kept; `keep` leaves the repeated run beside it."""
     found = RunDirectory.find(str(run), Path(runs))
-    return reproduce_run(found, device=device, keep=Path(runs) if keep else None, display=display or Silent())
+    return reproduce_run(found, device=device, keep=keep, display=display or Silent())
 
 
 def load(run: str, *, checkpoint: str | None = None, device: str | None = None, runs: str | Path = "runs") -> Trained:

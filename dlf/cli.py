@@ -138,7 +138,7 @@ def evaluate(
 def reproduce(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it, a path, or `latest`.")],
     device: Annotated[str | None, typer.Option(help="Another device than the run was trained on.")] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the repeated run beside the others.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the repeated run, beside the run.")] = False,
     runs_dir: RunsDir = Path("runs"),
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -153,7 +153,7 @@ def reproduce(
     device = _checked_device(device)
     found = RunDirectory.find(run, runs_dir)
     screen = display.training(quiet=quiet)
-    result = command(found, device=device, keep=runs_dir if keep else None, display=screen)
+    result = command(found, device=device, keep=keep, display=screen)
     _show_json(asdict(result)) if as_json else display.show_reproduction(result)
     raise typer.Exit(0 if result.identical else 1)
 

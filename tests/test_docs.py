@@ -72,6 +72,7 @@ def test_every_command_is_in_the_table_and_every_one_there_exists() -> None:
         "dlf evaluate latest --split test",
         "dlf summarize {config} --plot picture.svg",
         "dlf train --resume latest",
+        "dlf reproduce latest",
         "dlf schema",
         "dlf init spiral mine.yaml",
         "dlf --version",

@@ -7,6 +7,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,34 @@ def test_an_extended_run_with_the_epochs_of_each_part(trained: Callable[..., Run
     assert wrong.loss.step == 5
 
 
+def test_a_run_that_went_back(trained: Callable[..., RunDirectory]) -> None:
+    run = trained({**SMALL, "checkpoint": {"every_steps": 3, "keep": 3}}, "train.epochs=3")
+    resume(run, ["train.epochs=4"], start="step-8", display=Silent())
+    assert [(entry["step"], entry["epochs"]) for entry in run.read_info()["resumed"]] == [(8, 4)]
+    display = Steps()
+    assert again(run, display=display).identical
+    assert display.count == 16
+
+
+def test_checkpoints_within_an_epoch_and_older_ones(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            {**SMALL, "checkpoint": {"every_steps": 3, "every_epochs": 9, "keep": 2}},
+            display=Steps(7, KeyboardInterrupt),
+        )
+    run = only_run(tmp_path)
+    display = Steps()
+    result = again(run, display=display)
+    assert result.identical
+    assert display.count == 6  # two steps into the second epoch; the first was the best
+    found = [(compared.checkpoint, compared.epoch, compared.step) for compared in result.checkpoints]
+    assert found == [("step-00000003", 0, 3), ("best", 1, 4), ("last", 1, 6)]
+    edit_tensor(run.older_folder(3), "model.safetensors", "layers.0.weight", flip_last_bit(0, 0))
+    altered = again(run).tensor
+    assert altered is not None
+    assert (altered.checkpoint, altered.epoch, altered.step, altered.index) == ("step-00000003", 0, 3, [0, 0])
+
+
 def test_what_was_trained_and_thrown_away_is_not_repeated(trained: Callable[..., RunDirectory]) -> None:
     run = trained()
     with pytest.raises(KeyboardInterrupt):
@@ -380,15 +409,17 @@ def test_other_batches(trained: Callable[..., RunDirectory]) -> None:
 # --- what explains it -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_it_uses_the_recorded_threads(count: int, trained: Callable[..., RunDirectory]) -> None:
-    run = trained()
-    run.write_info(threads=count)
+def test_it_uses_the_recorded_threads(trained: Callable[..., RunDirectory], monkeypatch: pytest.MonkeyPatch) -> None:
+    with threads(2):
+        run = trained()
     display = Steps()
     result = again(run, display=display)
-    assert display.threads == {count}
-    assert result.changes == []
+    assert result.identical
+    assert display.threads == {2}
     assert torch.get_num_threads() == 1
+    # a wrong variant: the threads of the moment
+    monkeypatch.setattr("dlf.commands.reproduce.threads", lambda count: nullcontext())
+    assert [(change.what, change.then, change.now) for change in again(run).changes] == [("threads", 2, 1)]
 
 
 def test_threads_that_the_machine_does_not_give_are_said(
@@ -501,6 +532,14 @@ def test_what_is_kept_is_a_run(trained: Callable[..., RunDirectory], tmp_path: P
     assert kept.read_info()["status"] == "completed"
     assert {**evaluate_run(kept), "run": ""} == {**evaluate_run(run), "run": ""}
     assert again(kept).identical
+
+
+def test_what_is_kept_has_the_same_parts(trained: Callable[..., RunDirectory]) -> None:
+    run = trained()
+    resume(run, ["train.epochs=3"], display=Silent())
+    path = again(run, keep=True).path
+    assert path is not None
+    assert again(RunDirectory(Path(path))).identical
 
 
 # --- bits -----------------------------------------------------------------------------------------------------------

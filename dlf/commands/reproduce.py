@@ -83,16 +83,14 @@ class Reproduction:
     path: str | None
 
 
-def reproduce(
-    run: RunDirectory, *, device: str | None = None, keep: Path | None = None, display: Display
-) -> Reproduction:
+def reproduce(run: RunDirectory, *, device: str | None = None, keep: bool = False, display: Display) -> Reproduction:
     """Train again, on the recorded device and threads, to where the run stands; compare bits on the way.
 
-    It ends as soon as a difference was found and a checkpoint was compared. The repeated run is written below `keep`,
-    or to a temporary folder. RunError where there is nothing to compare with, or the data are not the same any more.
+    It ends as soon as a difference was found and a checkpoint was compared. The repeated run is in a temporary folder,
+    or with `keep` beside the run. RunError where there is nothing to compare with, or the data have changed.
     """
     recorded = _read(run)
-    with nullcontext(str(keep)) if keep else tempfile.TemporaryDirectory(prefix="dlf-") as folder:
+    with nullcontext(run.path.parent) if keep else tempfile.TemporaryDirectory(prefix="dlf-") as folder:
         again = RunDirectory.create(Path(folder), recorded.config.name)
         found = _train(again, recorded, device, display)
     return _result(recorded, found, str(again.path) if keep else None)
@@ -248,9 +246,8 @@ def _begin(again: RunDirectory, recorded: _Recorded) -> None:
     """Make the folder a run like the one that is repeated."""
     text = recorded.run.config.read_text(encoding="utf-8")
     again.begin(text, (), text)
-    again.write_info(
-        **{**recorded.info, "id": again.id, "reproduces": recorded.run.id, "started": time_now(), "resumed": []}
-    )
+    own = {"id": again.id, "reproduces": recorded.run.id, "started": time_now(), "status": "running"}
+    again.write_info(**{**recorded.info, **own})
 
 
 def _status(found: _Found, recorded: _Recorded) -> str:
