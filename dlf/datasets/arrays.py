@@ -154,7 +154,7 @@ def _conversion(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Callable[[Array
 
 
 def _float32(rows: Array) -> Array:
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # a signalling NaN is refused as any other
         return rows.astype(np.float32, copy=False)
 
 
