@@ -70,8 +70,11 @@ class Steps(Silent):
     """Counts steps and notes how many threads they had; sends this process a signal, or raises, after one of them."""
 
     def __init__(self, stop: int = 0, raises: type[BaseException] | None = None) -> None:
-        self.count, self.stop, self.raises = 0, stop, raises
+        self.starts, self.count, self.stop, self.raises = 0, 0, stop, raises
         self.threads: set[int] = set()
+
+    def start(self, *arguments: Any) -> None:
+        self.starts += 1
 
     def step(self, state: TrainState) -> None:
         self.count += 1
@@ -202,7 +205,7 @@ def test_a_resumed_run_is_one_training(stopped: Callable[..., RunDirectory]) -> 
     resume(run, display=Silent())
     display = Steps()
     assert again(run, display=display).identical
-    assert display.count == 8
+    assert (display.starts, display.count) == (1, 8)
 
 
 def test_an_extended_run_with_the_epochs_of_each_part(trained: Callable[..., RunDirectory]) -> None:
@@ -211,7 +214,7 @@ def test_an_extended_run_with_the_epochs_of_each_part(trained: Callable[..., Run
     display = Steps()
     result = again(run, display=display)
     assert result.identical
-    assert (result.steps, result.records, display.count) == (16, 4, 16)
+    assert (result.steps, result.records, display.count, display.starts) == (16, 4, 16, 2)
     # what config.yaml alone says: a cosine over 4 epochs from the first step on. Its warm-up is the same, half an
     # epoch; the rate of step 3 is the first that depends on the number of epochs, and the loss of step 4 shows it
     run.write_info(planned_epochs=4)
@@ -228,6 +231,17 @@ def test_a_run_that_went_back(trained: Callable[..., RunDirectory]) -> None:
     display = Steps()
     assert again(run, display=display).identical
     assert display.count == 16
+
+
+def test_what_lies_beyond_where_a_run_went_back_to(trained: Callable[..., RunDirectory]) -> None:
+    run = trained({**SMALL, "checkpoint": {"every_steps": 3, "keep": 3}}, "train.epochs=3")
+    assert checkpoint.read(run.best).position.step == 12
+    with pytest.raises(StoppedError):
+        resume(run, ["train.epochs=4"], start="step-8", display=Steps(10))
+    result = again(run)
+    assert result.identical
+    assert result.then.step == 10
+    assert "best" not in {compared.checkpoint for compared in result.checkpoints}
 
 
 def test_checkpoints_within_an_epoch_and_older_ones(train: Train, tmp_path: Path) -> None:
@@ -329,10 +343,10 @@ def test_a_comparison_that_is_nearly_right_would_miss_it(
     assert again(run).identical
 
 
-@pytest.mark.parametrize("step", [1, 6])
-def test_the_loss_of_one_step(step: int, trained: Callable[..., RunDirectory]) -> None:
+@pytest.mark.parametrize(("which", "step"), [("last", 1), ("last", 6), ("best", 6)])
+def test_the_loss_of_one_step(which: str, step: int, trained: Callable[..., RunDirectory]) -> None:
     run = trained()
-    edit_tensor(run.last, "progress.safetensors", "losses", flip_last_bit(step - 1))
+    edit_tensor(run.path / "checkpoints" / which, "progress.safetensors", "losses", flip_last_bit(step - 1))
     result = again(run)
     assert not result.identical
     assert result.loss is not None

@@ -135,8 +135,8 @@ def _read(run: RunDirectory) -> _Recorded:
         raise RunError(f"{run.id} has no checkpoint: there is nothing to compare with")
     if newest:
         run.check_metrics(newest.written)
-    # one that diverged did so in the epoch after the last record: to the end of it, should it not do so again
-    end = (info["epochs"] + 1, 0) if diverged else _position(newest) if newest else (0, 0)
+    # where it was found to have diverged, the loop looks again, as it does before every save
+    end = _position(newest) if newest and not diverged else (info["epochs"], info["step"])
     found = {folder.name: checkpoint.read(folder) for folder in _folders(run)}
     return _Recorded(
         run=run,
@@ -268,9 +268,7 @@ def _train_part(part: _Part, again: RunDirectory, recorded: _Recorded, found: _F
     for contents in recorded.checkpoints.values():
         checkpoint.fill(contents, spare)  # what does not fit is refused before anything is trained
     if part.start > (0, 0):
-        reached = checkpoint.read(again.last)
-        checkpoint.fill(reached, state)
-        again.keep_metrics(reached.written)
+        checkpoint.load(again.last, state)
     here = {**environment.describe(target), "precision": experiment.precision, "seed": config.seed}
     again.write_info(**here)
     entries = [entry for entry in recorded.entries if part.start <= _start(entry) < part.end]
@@ -285,8 +283,6 @@ def _train_part(part: _Part, again: RunDirectory, recorded: _Recorded, found: _F
             found.diverged = True
             watch.look()
             display.message(str(error))
-        else:
-            checkpoint.write(again.last, checkpoint.pack(state, again.written))  # where the next part goes on
         finally:
             found.epoch, found.step = state.epoch, state.step
     if stopped := [number for number in received if number != _REACHED]:
@@ -354,7 +350,7 @@ class _Watch:
 
 
 def _result(recorded: _Recorded, found: _Found, path: str | None) -> Reproduction:
-    then = Ending(recorded.info["step"] if recorded.diverged else recorded.end[1], recorded.diverged)
+    then = Ending(recorded.end[1], recorded.diverged)
     now = Ending(found.step, found.diverged)
     complete = len(found.checkpoints) == len(recorded.checkpoints)
     identical = complete and not found.differs and now == then
