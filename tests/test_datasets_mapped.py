@@ -101,12 +101,12 @@ ARRAYS: dict[str, tuple[Array, Array]] = {
 }
 
 
-def npz(folder: Path, memory: str, **arrays: Array) -> dict[str, Any]:
+def npz(folder: Path, memory: str, **arrays: Any) -> dict[str, Any]:
     np.savez(folder / "a.npz", **arrays)
     return {"type": "npz", "path": str(folder / "a.npz"), "memory": memory}
 
 
-def npy(folder: Path, memory: str, **arrays: Array) -> dict[str, Any]:
+def npy(folder: Path, memory: str, **arrays: Any) -> dict[str, Any]:
     for name, values in arrays.items():
         np.save(folder / f"{name}.npy", values)
     return {"type": "npy", **{name: str(folder / f"{name}.npy") for name in arrays}, "memory": memory}
@@ -158,12 +158,12 @@ def test_a_mapped_set_is_not_read_as_a_whole(tmp_path: Path, monkeypatch: pytest
     assert isinstance(data.train.x, Streamed)
     assert (len(data.train), data.spec.shape) == (43, (1, 3, 5))
     largest = 0
-    read = OpenFile.read
+    plain = OpenFile.read
 
     def noted(file: OpenFile, offsets: list[int], size: int) -> bytearray:
         nonlocal largest
         largest = max(largest, len(offsets) * size)
-        return read(file, offsets, size)
+        return plain(file, offsets, size)
 
     monkeypatch.setattr(OpenFile, "read", noted)
     for x, y in batches(data.train, order(43, 0, 0), 4, 0):
@@ -276,7 +276,7 @@ def test_what_is_not_finite_is_found_in_any_chunk(tmp_path: Path, monkeypatch: p
     x = NUMBERS.copy()
     x[[41, 55], 2] = np.nan, 1e39
     for memory in ("map", "load"):
-        with pytest.raises(DataError, match="has 2 values .* in float32, the first in row 41, column 2"):
+        with pytest.raises(DataError, match=r"has 2 values .* in float32, the first in row 41, column 2"):
             read(npy(tmp_path, memory, x=x, y=LABELS))
 
 

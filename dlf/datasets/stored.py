@@ -101,7 +101,11 @@ def _header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dty
         stream.seek(8)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a header that is odd; what it says is checked
-            return npy.read_array_header_1_0(stream) if version == (1, 0) else npy.read_array_header_2_0(stream)
+            read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            shape, fortran, dtype = read_header(stream)
+        if dtype.subdtype is not None:  # numpy would write none: it makes them part of the shape
+            raise ValueError(f"values of type {dtype}")
+        return shape, fortran, dtype
     # what Python's tokenizer and parser, which numpy uses, raise for text that is not a header
     except (ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError) as error:
         raise DataError(f"{name} is not an array of numpy ({error}); numpy.savez and numpy.save write them.") from error
@@ -158,7 +162,7 @@ def _loaded(entry: Stored) -> Array:
 
 def _left(entry: Stored) -> FileArray:
     with entry.open() as stream:
-        while stream.read(2**20):  # an archive compares its checksum at the end
+        while isinstance(stream, zipfile.ZipExtFile) and stream.read(2**20):  # compares its checksum at the end
             pass
     assert entry.start is not None
     return FileArray(entry.file, entry.start, entry.shape[0], entry.shape[1:], entry.dtype)
