@@ -7,12 +7,14 @@ at the kinks of the others it is what torch takes. Facts of an entry, which the 
 - `inplace`: the same function written over its input, where the derivative can be had from the result alone, bit for
   bit. It is valid where nothing else needs the input: straight after a weighted sum, and it saves a copy there.
   elu, selu and celu have none, because torch's in-place derivative differs from the ordinary one in the last bits.
+- `back`: `f(g, a, *, ...) -> g f'(z)`, the chain rule through the activation from its result a = f(z) alone. Who has
+  one can be trained without autograd (dlf/backpropagation.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +25,15 @@ from dlf.registry import Registry
 
 ACTIVATIONS: Registry[Callable[..., Tensor]] = Registry("activation")
 
+_aten: Any = torch.ops.aten
 
-@ACTIVATIONS.register("relu", init="he_normal", inplace=torch.relu_)
+
+def _relu_back(g: Tensor, a: Tensor) -> Tensor:
+    result: Tensor = _aten.threshold_backward(g, a, 0)
+    return result
+
+
+@ACTIVATIONS.register("relu", init="he_normal", inplace=torch.relu_, back=_relu_back)
 def relu(x: Tensor) -> Tensor:
     """max(x, 0), elementwise; range [0, inf). Nair and Hinton, 2010."""
     return torch.relu(x)
@@ -34,7 +43,12 @@ def _leaky_relu_(x: Tensor, *, slope: float) -> Tensor:
     return F.leaky_relu_(x, slope)
 
 
-@ACTIVATIONS.register("leaky_relu", init="he_normal", inplace=_leaky_relu_)
+def _leaky_relu_back(g: Tensor, a: Tensor, *, slope: float) -> Tensor:
+    result: Tensor = _aten.leaky_relu_backward(g, a, slope, True)
+    return result
+
+
+@ACTIVATIONS.register("leaky_relu", init="he_normal", inplace=_leaky_relu_, back=_leaky_relu_back)
 def leaky_relu(x: Tensor, *, slope: NonNegativeFloat = 0.01) -> Tensor:
     """max(x, 0) + slope * min(x, 0), elementwise. Maas et al., 2013."""
     return F.leaky_relu(x, slope)
@@ -94,13 +108,13 @@ def softsign(x: Tensor) -> Tensor:
     return F.softsign(x)
 
 
-@ACTIVATIONS.register("tanh", init="xavier_uniform", inplace=torch.tanh_)
+@ACTIVATIONS.register("tanh", init="xavier_uniform", inplace=torch.tanh_, back=_aten.tanh_backward)
 def tanh(x: Tensor) -> Tensor:
     """(exp(x) - exp(-x)) / (exp(x) + exp(-x)), elementwise; range (-1, 1)."""
     return torch.tanh(x)
 
 
-@ACTIVATIONS.register("sigmoid", init="xavier_uniform", inplace=torch.sigmoid_)
+@ACTIVATIONS.register("sigmoid", init="xavier_uniform", inplace=torch.sigmoid_, back=_aten.sigmoid_backward)
 def sigmoid(x: Tensor) -> Tensor:
     """1 / (1 + exp(-x)), elementwise; range (0, 1)."""
     return torch.sigmoid(x)
@@ -116,7 +130,12 @@ def _hard_tanh_(x: Tensor, *, limit: float) -> Tensor:
     return F.hardtanh_(x, -limit, limit)
 
 
-@ACTIVATIONS.register("hard_tanh", init="xavier_uniform", inplace=_hard_tanh_)
+def _hard_tanh_back(g: Tensor, a: Tensor, *, limit: float) -> Tensor:
+    result: Tensor = _aten.hardtanh_backward(g, a, -limit, limit)
+    return result
+
+
+@ACTIVATIONS.register("hard_tanh", init="xavier_uniform", inplace=_hard_tanh_, back=_hard_tanh_back)
 def hard_tanh(x: Tensor, *, limit: PositiveFloat = 1.0) -> Tensor:
     """x cut off at -limit and limit, elementwise: tanh in three straight pieces. Collobert, 2004."""
     return F.hardtanh(x, -limit, limit)
@@ -132,7 +151,12 @@ def _relu6_(x: Tensor) -> Tensor:
     return F.hardtanh_(x, 0.0, 6.0)
 
 
-@ACTIVATIONS.register("relu6", init="he_normal", inplace=_relu6_)
+def _relu6_back(g: Tensor, a: Tensor) -> Tensor:
+    result: Tensor = _aten.hardtanh_backward(g, a, 0.0, 6.0)
+    return result
+
+
+@ACTIVATIONS.register("relu6", init="he_normal", inplace=_relu6_, back=_relu6_back)
 def relu6(x: Tensor) -> Tensor:
     """min(max(x, 0), 6), elementwise; range [0, 6]. Krizhevsky, 2010."""
     return F.relu6(x)
@@ -156,7 +180,7 @@ def log_softmax(x: Tensor) -> Tensor:
     return torch.log_softmax(x, dim=1)
 
 
-@ACTIVATIONS.register("identity", init="xavier_uniform")
+@ACTIVATIONS.register("identity", init="xavier_uniform", back=lambda g, a: g)
 def identity(x: Tensor) -> Tensor:
     """x itself: the layer stays linear."""
     return x

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlf.backpropagation import Backpropagation, backpropagation
 from dlf.data import Data, Part, batches, mix, order
 from dlf.errors import DivergedError
-from dlf.losses import Task, predicted
+from dlf.losses import BoundLoss, Task, predicted
 from dlf.model import Network
-from dlf.optimizers import update_of
 from dlf.streamed import Streamed
+from dlf.updates import update_of
 
 EVALUATION_BATCH = 2048  # large enough to be limited by arithmetic; fixed, so that every evaluation gives equal bits
 
@@ -40,7 +41,7 @@ class Experiment:
 
     data: Data
     task: Task
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: BoundLoss
     learning_rate_factor: Callable[[int, Sequence[Record]], float]
     seed: int
     batch_size: int
@@ -79,8 +80,10 @@ class TrainState:
     sums: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64))
     seconds: float = 0.0
     update: Callable[[], Any] = field(init=False, repr=False)
+    backpropagate: Backpropagation = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self.backpropagate = backpropagation(self.network)
         self.update = update_of(self.optimizer)
 
 
@@ -144,11 +147,7 @@ def reserve(state: TrainState, steps: int) -> None:
 
 def train_step(state: TrainState, experiment: Experiment, x: Tensor, y: Tensor) -> None:
     """Forward, loss, backward, penalties, clipping, update, limits; the loss and the sums are noted without waiting."""
-    output = state.network(x)
-    loss = experiment.loss(output, state.network.scaled(y))
-    for parameter in state.network.parameters():
-        parameter.grad = None
-    loss.backward()  # type: ignore[no-untyped-call]
+    output, loss = state.backpropagate(x, y, experiment.loss)
     penalties = [penalty() for penalty in experiment.penalties]
     for clip in experiment.clips:
         clip()

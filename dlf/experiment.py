@@ -15,7 +15,7 @@ from dlf.data import Data
 from dlf.engine import Experiment, TrainState
 from dlf.errors import MachineError, UsageError
 from dlf.layers import multiply_adds
-from dlf.losses import LOSSES, balanced, probabilities
+from dlf.losses import LOSSES, BoundLoss, balanced, probabilities
 from dlf.memory import available_bytes
 from dlf.metrics import METRICS, Predictions, column
 from dlf.model import Blueprint, Network, draw, realize
@@ -108,15 +108,15 @@ def choose_precision(
     return precision.choose(config.train.precision, device, products)
 
 
-def bind_loss(loss: Component, data: Data, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss as a function of output and target alone; class weights become a tensor once."""
+def bind_loss(loss: Component, data: Data, device: torch.device) -> BoundLoss:
+    """The loss with its parameters; class weights become a tensor once."""
     parameters = loss.parameters
     weights = parameters.get("class_weights")
     if weights == "balanced":
         weights = balanced(torch.bincount(data.train.y, minlength=len(data.classes or ())).tolist())
     if weights is not None:
         parameters["class_weights"] = torch.tensor(weights, dtype=torch.float32, device=device)
-    return partial(LOSSES.get(loss.type).function, **parameters)
+    return BoundLoss(loss.type, parameters)
 
 
 def _factor(schedule: Component, steps: int, epochs: int, step: int, history: Sequence[Mapping[str, Any]]) -> float:

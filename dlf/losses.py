@@ -10,6 +10,9 @@ give the loss of the whole. That holds with class weights too (torch's own mean 
 | binary | (batch, 1) | int64 (batch,), 0 or 1 |
 | regression | (batch, targets) | float (batch, targets) |
 
+The fact `gradient` is `f(output, target, *, ...) -> (loss, dL/d output)`, the derivative written out, where the loss is
+common enough that autograd's bookkeeping would be felt; both tensors come without a graph.
+
 The fact `tasks` lists what a loss serves, the fact `takes` what the network must give it: "logits" (any number; the
 loss applies softmax or sigmoid itself), "log_probabilities" (the network ends in log_softmax), "scores" (any number, no
 probability), "values" (regression).
@@ -18,7 +21,8 @@ probability), "values" (regression).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
@@ -72,7 +76,23 @@ def _on(output: Tensor, class_weights: ClassWeights) -> Tensor | None:
     return None if class_weights is None else torch.as_tensor(class_weights, dtype=output.dtype, device=output.device)
 
 
-@LOSSES.register("cross_entropy", tasks=("classification",), takes="logits")
+def _cross_entropy_gradient(
+    output: Tensor, target: Tensor, *, label_smoothing: float, class_weights: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    n, classes = output.shape
+    spread = label_smoothing / classes
+    logs = torch.log_softmax(output, 1)
+    aim = torch.full_like(logs, spread).scatter_(1, target[:, None], 1 - label_smoothing + spread)  # w q
+    if class_weights is not None:
+        aim.mul_(class_weights)
+    value = torch.dot(aim.view(-1), logs.view(-1)) / -n
+    p = logs.exp_()
+    if class_weights is not None:
+        p.mul_(aim.sum(1, keepdim=True))
+    return value, p.sub_(aim).div_(n)
+
+
+@LOSSES.register("cross_entropy", tasks=("classification",), takes="logits", gradient=_cross_entropy_gradient)
 def cross_entropy(
     output: Tensor, target: Tensor, *, label_smoothing: Share = 0.0, class_weights: ClassWeights = None
 ) -> Tensor:
@@ -87,7 +107,16 @@ def cross_entropy(
     return total / len(target)
 
 
-@LOSSES.register("binary_cross_entropy", tasks=("binary",), takes="logits")
+def _binary_cross_entropy_gradient(
+    output: Tensor, target: Tensor, *, label_smoothing: float, positive_weight: float
+) -> tuple[Tensor, Tensor]:
+    value = binary_cross_entropy(output, target, label_smoothing=label_smoothing, positive_weight=positive_weight)
+    aim = target.to(output.dtype)[:, None] * (1 - label_smoothing) + label_smoothing / 2  # q, (batch, 1)
+    positive = aim * positive_weight
+    return value, torch.sigmoid(output).mul_(positive + (1 - aim)).sub_(positive).div_(len(output))
+
+
+@LOSSES.register("binary_cross_entropy", tasks=("binary",), takes="logits", gradient=_binary_cross_entropy_gradient)
 def binary_cross_entropy(
     output: Tensor, target: Tensor, *, label_smoothing: Share = 0.0, positive_weight: PositiveFloat = 1.0
 ) -> Tensor:
@@ -139,7 +168,13 @@ def hinge(output: Tensor, target: Tensor, *, margin: PositiveFloat = 1.0) -> Ten
     return F.relu(margin - lead).mean()
 
 
-@LOSSES.register("mse", tasks=("regression",), takes="values")
+def _mse_gradient(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    errors = (output - target).view(-1)
+    n = errors.numel()
+    return torch.dot(errors, errors) / n, errors.mul(2 / n).view_as(output)
+
+
+@LOSSES.register("mse", tasks=("regression",), takes="values", gradient=_mse_gradient)
 def mse(output: Tensor, target: Tensor) -> Tensor:
     """(output - target)^2, mean over the batch and the targets; both (batch, targets). Large errors count most."""
     assert output.shape == target.shape, (output.shape, target.shape)
@@ -161,6 +196,30 @@ def huber(output: Tensor, target: Tensor, *, delta: PositiveFloat = 1.0) -> Tens
     """
     assert output.shape == target.shape, (output.shape, target.shape)
     return F.huber_loss(output, target, delta=delta)
+
+
+@dataclass(frozen=True)
+class BoundLoss:
+    """A loss with its parameters: what training minimizes, and its gradient."""
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        """The mean over the batch, 0-dim."""
+        return LOSSES.get(self.name).function(output, target, **self.parameters)
+
+    def with_gradient(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss and its derivative by the output, (batch, units); neither has a graph."""
+        written = LOSSES.get(self.name).facts.get("gradient")
+        if written is not None:
+            with torch.no_grad():
+                found: tuple[Tensor, Tensor] = written(output, target, **self.parameters)
+                return found
+        with torch.enable_grad():
+            output = output.detach().requires_grad_()
+            value = self(output, target)
+            return value.detach(), torch.autograd.grad(value, output)[0]
 
 
 def default_loss(task: Task) -> str:

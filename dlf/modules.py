@@ -135,10 +135,14 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":  # one kernel does all of it
             return F.dropout(x, self.rate)
+        return x * self.mask(x)
+
+    def mask(self, x: Tensor) -> Tensor:
+        """What x is multiplied by in training, on the CPU: zeros and `scale`, of the shape and type of x."""
         bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         words = bits.view(torch.int16)[: x.numel()].view(x.shape)  # uniform over -32,768 .. 32,767
         keep = words >= self.drop - _STEPS // 2 if self.drop < _STEPS else torch.zeros_like(words)
-        return x * keep.to(x.dtype).mul_(self.scale)
+        return keep.to(x.dtype).mul_(self.scale)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"

@@ -6,10 +6,8 @@ at 0, and sqrt, sign, products and quotients are elementwise.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -44,15 +42,6 @@ def build(network: nn.Module, component: Component) -> torch.optim.Optimizer:
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
-
-
-def update_of(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
-    """The optimizer's update alone; call it without gradients (torch.no_grad).
-
-    What torch wraps around `step` serves hooks, profilers and its compiler, which the first call would import: a second
-    at the start and 0.1 ms of every step.
-    """
-    return partial(inspect.unwrap(type(optimizer).step), optimizer)
 
 
 def _leave_the_compiler_out() -> None:

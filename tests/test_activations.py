@@ -283,6 +283,30 @@ def test_the_inplace_form_is_the_ordinary_one_bit_for_bit(name: str, parameters:
     assert entry.facts["inplace"](x, **complete).data_ptr() == x.data_ptr()
 
 
+BACK = [(name, parameters) for name, parameters in CASES if "back" in ACTIVATIONS.get(name).facts]
+
+
+def back(name: str, parameters: dict[str, Any], x: Array, g: Array) -> Array:
+    """g f'(x) by the fact `back`, which is told f(x) and not x."""
+    entry, complete = ACTIVATIONS.get(name), ACTIVATIONS.make(name, **parameters).parameters
+    result = entry.function(torch.tensor(x), **complete)
+    return np.asarray(entry.facts["back"](torch.tensor(g), result, **complete))
+
+
+@pytest.mark.parametrize(("name", "parameters"), BACK)
+def test_the_derivative_from_the_result_is_that_of_the_formula(name: str, parameters: dict[str, Any]) -> None:
+    near = np.abs(X) < 8  # further out the result of tanh is 1 to the last bit, and its derivative 0
+    _, expected = with_parameters(name, parameters)[1](X[near], G[near])
+    # 1 - tanh^2 near 1 loses as many bits as tanh has nines: at 7.3 six digits of sixteen
+    np.testing.assert_allclose(back(name, parameters, X[near], G[near]), expected, rtol=1e-9, atol=1e-15)
+
+
+def test_the_derivative_from_the_result_rejects_the_derivative_at_the_result() -> None:
+    """f'(a) in the place of f'(z): what one gets who forgets that a is already the result."""
+    expected = with_parameters("tanh", {})[1](X, G)[1]
+    assert not np.allclose(G * (1 - np.tanh(np.tanh(X)) ** 2), expected, rtol=1e-9, atol=1e-15)
+
+
 @pytest.mark.parametrize(("name", "inplace"), [("elu", F.elu_), ("selu", F.selu_), ("celu", F.celu_)])
 def test_the_bitwise_check_rejects_a_derivative_from_the_rounded_result(
     name: str, inplace: Callable[[Tensor], Tensor]

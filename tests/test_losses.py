@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dlf.losses import LOSSES, Task, balanced, outputs, predicted, probabilities
+from dlf.losses import LOSSES, BoundLoss, Task, balanced, outputs, predicted, probabilities
 from dlf.registry import InvalidError
 
 Array = NDArray[Any]
@@ -200,6 +200,25 @@ def test_value_and_gradient_are_those_of_the_formula(name: str, task: Task, sett
         output, target = sample(name, task, seed)
         expected = REFERENCES[name].right(output.numpy(), target.numpy(), **settings)
         assert agrees(measured(name, settings, output, target), expected)
+
+
+@pytest.mark.parametrize(("name", "task", "settings"), CASES)
+def test_the_gradient_that_training_takes_is_that_of_the_formula(
+    name: str, task: Task, settings: dict[str, Any]
+) -> None:
+    """Written out where the loss has the fact `gradient`, from autograd elsewhere; without a graph either way."""
+    parameters = LOSSES.make(name, **settings).parameters
+    if isinstance(parameters.get("class_weights"), tuple):
+        parameters["class_weights"] = torch.tensor(parameters["class_weights"], dtype=torch.float64)
+    for seed in range(5):
+        output, target = sample(name, task, seed)
+        kept = output.clone()
+        value, gradient = BoundLoss(name, parameters).with_gradient(output, target)
+        assert torch.equal(output, kept)
+        assert not value.requires_grad
+        assert not gradient.requires_grad
+        expected = REFERENCES[name].right(output.numpy(), target.numpy(), **settings)
+        assert agrees((value.item(), gradient.numpy()), expected)
 
 
 @pytest.mark.parametrize(("name", "task"), PAIRS)

@@ -31,7 +31,7 @@ from optimizer_rules import (
 )
 from torch import nn
 
-from dlf.optimizers import OPTIMIZERS, build, orthogonalized, parameter_groups, state_bytes_per_parameter, update_of
+from dlf.optimizers import OPTIMIZERS, build, orthogonalized, parameter_groups, state_bytes_per_parameter
 from dlf.registry import Component, InvalidError
 
 UPDATES = 12  # radam divides from its 6th update on
@@ -382,24 +382,3 @@ def test_nesterov_without_momentum_is_refused() -> None:
 def test_values_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidError):
         OPTIMIZERS.make("adam", **wrong)
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS.names())
-def test_the_bare_update_is_that_of_step(name: str) -> None:
-    """update_of leaves out what torch wraps around `step`, and nothing of the update: equal bits after five of them."""
-    results = []
-    for bare in (False, True):
-        torch.manual_seed(0)
-        network = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
-        optimizer = build(network, OPTIMIZERS.make(name))
-        update = update_of(optimizer)
-        for _ in range(5):
-            optimizer.zero_grad()
-            network(torch.randn(4, 6)).square().sum().backward()
-            if bare:
-                with torch.no_grad():
-                    update()
-            else:
-                optimizer.step()
-        results.append([parameter.detach().clone() for parameter in network.parameters()])
-    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))

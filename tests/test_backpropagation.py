@@ -1,0 +1,178 @@
+"""The chain rule written out gives autograd's gradients for every chain; every other network is left to autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from conftest import Assembled
+from torch import Tensor, nn
+
+from dlf import precision
+from dlf.activations import ACTIVATIONS
+from dlf.backpropagation import Autograd, Chain, backpropagation
+from dlf.data import Normalization
+from dlf.engine import fit
+from dlf.inits import INITS
+from dlf.layers import LAYERS, fill_defaults, initialise, stack
+from dlf.losses import BoundLoss
+from dlf.model import Network
+from dlf.registry import Component
+
+BATCH, INPUTS, CLASSES = 24, 10, 4
+BACK = [name for name in ACTIVATIONS.names() if "back" in ACTIVATIONS.get(name).facts]
+CROSS_ENTROPY = BoundLoss("cross_entropy", {"label_smoothing": 0.1, "class_weights": None})
+
+
+def linear(units: int, activation: str = "relu", **settings: Any) -> Component:
+    return LAYERS.make("linear", units=units, activation=activation, **settings)
+
+
+def dropout(rate: float) -> Component:
+    return LAYERS.make("dropout", rate=rate)
+
+
+def network_of(*layers: Component, inputs: int = INPUTS, dtype: torch.dtype = torch.float64) -> Network:
+    """A network with weights of this type; biases are not zero, so that a lost one is seen."""
+    filled = fill_defaults(layers, ACTIVATIONS.make("relu"), INITS.make("auto"))
+    modules = nn.Sequential(*(row.module for row in stack((inputs,), filled)))
+    generator = torch.Generator().manual_seed(1)
+    initialise(modules, generator)
+    scale = Normalization(torch.tensor(0.3), torch.tensor(1.7))
+    network = Network(modules, scale, scale).to(dtype)
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):
+            nn.init.normal_(parameter, generator=generator)
+    return network
+
+
+def batch(inputs: int = INPUTS, size: int = BATCH) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(size, inputs, generator=generator), torch.randint(CLASSES, (size,), generator=generator)
+
+
+def gradients(way: Callable[..., Any], network: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """All that a step leaves: output, value and gradients, with dropout drawn from one seed."""
+    network.train()
+    torch.manual_seed(3)
+    output, value = way(x, y, CROSS_ENTROPY)
+    assert not output.requires_grad
+    assert not value.requires_grad
+    named = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+    return {"output": output, "value": value, **named}
+
+
+def deviation(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """The largest difference of any tensor, by the largest number of that tensor."""
+    assert one.keys() == other.keys()
+    return max(
+        ((one[name].double() - other[name].double()).abs().max() / other[name].double().abs().max()).item()
+        for name in one
+    )
+
+
+CHAINS = {
+    "no hidden layer": [linear(CLASSES, "identity")],
+    "dropout first": [dropout(0.5), linear(8), linear(CLASSES, "identity")],
+    "dropout between": [linear(8), dropout(0.25), linear(7, "tanh"), dropout(0.5), linear(CLASSES, "identity")],
+    "dropout of nothing": [linear(8), dropout(0.0), linear(CLASSES, "identity")],
+    "all activations": [*(linear(9, name) for name in BACK), linear(CLASSES, "identity")],
+    "parameters of activations": [
+        LAYERS.make("linear", units=9, activation={"type": "leaky_relu", "slope": 0.3}),
+        LAYERS.make("linear", units=9, activation={"type": "hard_tanh", "limit": 0.7}),
+        linear(CLASSES, "identity"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_gradients_of_a_chain_are_those_of_autograd(name: str) -> None:
+    """In float64: 2^-52 a rounding, at most 24 terms a sum and 8 layers, and a thousandfold for cancellation."""
+    network, (x, y) = network_of(*CHAINS[name]), batch()
+    way = backpropagation(network)
+    assert isinstance(way, Chain)
+    for _ in range(2):  # the second time into the same memory
+        assert deviation(gradients(way, network, x, y), gradients(Autograd(network), network, x, y)) < 1e-11
+
+
+@pytest.mark.parametrize("activation", BACK)
+@pytest.mark.parametrize("numbers", ["float32", "bfloat16"])
+def test_large_products_in_one_pass_are_those_of_autograd(activation: str, numbers: str) -> None:
+    """128 x 96 x 96 is more than 2^20 multiply-adds, so the other kernels are taken."""
+    layers = [linear(96, activation), dropout(0.2), linear(96, activation), linear(CLASSES, "identity")]
+    network, (x, y) = network_of(*layers, inputs=96, dtype=torch.float32), batch(96, 128)
+    precision.apply(network, numbers)  # type: ignore[arg-type]
+    reference = gradients(Autograd(network), network, x, y)
+    # float32: 2^-24 a rounding, sums of 128, three layers: 1e-5 is 40 times their root mean square.
+    # bfloat16: 2^-8 a rounding, three of them a layer, and an entry near a kink may fall on its other side.
+    tolerance = 1e-5 if numbers == "float32" else 0.05
+    way = backpropagation(network)
+    assert isinstance(way, Chain)
+    assert deviation(gradients(way, network, x, y), reference) < tolerance
+
+
+WRONG: dict[str, Callable[[Chain], None]] = {
+    "another derivative": lambda chain: setattr(chain.links[0], "back", lambda g, a: g),
+    "no dropout": lambda chain: setattr(chain.links[1], "dropout", None),
+    "a bias of the layer before": lambda chain: setattr(chain.links[1], "bias", chain.links[0].bias),
+    "weights of an earlier step": lambda chain: setattr(chain.links[1], "weight", chain.links[1].weight * 0.9),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_comparison_rejects_a_wrong_variant(name: str) -> None:
+    network, (x, y) = network_of(linear(8), dropout(0.5), linear(8), linear(CLASSES, "identity")), batch()
+    chain = backpropagation(network)
+    assert isinstance(chain, Chain)
+    WRONG[name](chain)
+    reference = gradients(Autograd(network), network, x, y)
+    assert deviation(gradients(chain, network, x, y), reference) > 0.05  # the tolerance in bfloat16
+
+
+OTHERS = {
+    "an activation that needs its input": [linear(8, "gelu"), linear(CLASSES, "identity")],
+    "normalization": [linear(8), LAYERS.make("batch_norm"), linear(CLASSES, "identity")],
+    "no bias": [linear(8, bias=False), linear(CLASSES, "identity")],
+    "maxout": [LAYERS.make("maxout", units=8), linear(CLASSES, "identity")],
+    "a block": [LAYERS.make("residual", layers=[linear(INPUTS)]), linear(CLASSES, "identity")],
+    "dropout twice": [linear(8), dropout(0.1), dropout(0.1), linear(CLASSES, "identity")],
+    "dropout last": [linear(CLASSES, "identity"), dropout(0.1)],
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_no_chain_is_left_to_autograd(name: str) -> None:
+    assert isinstance(backpropagation(network_of(*OTHERS[name])), Autograd)
+
+
+def test_a_frozen_layer_is_left_to_autograd() -> None:
+    network = network_of(linear(8), linear(CLASSES, "identity"))
+    next(network.parameters()).requires_grad_(False)
+    assert isinstance(backpropagation(network), Autograd)
+
+
+@pytest.mark.parametrize(
+    ("data", "loss"),
+    [("iris", "cross_entropy"), ("iris", "hinge"), ("breast_cancer", "binary_cross_entropy"), ("diabetes", "mse")],
+)
+def test_a_training_by_the_chain_is_that_by_autograd(data: str, loss: str, assembled: Assembled) -> None:
+    """Regularizers, clipping and all: the losses of 20 steps agree to what float32 leaves of them."""
+    config = {
+        "data": {"type": data, "batch_size": 16},
+        "model": {"layers": [{"type": "linear", "units": 12}, {"type": "dropout", "rate": 0.2}]},
+        "loss": loss,
+        "regularizers": ["l2", "clip_norm", "max_norm"],
+        "optimizer": {"type": "sgd", "lr": 0.01},
+    }
+    losses = []
+    for way in (Chain, Autograd):
+        experiment, state = assembled(config)
+        if way is Autograd:
+            state.backpropagate = Autograd(state.network)
+        assert isinstance(state.backpropagate, way)
+        next(fit(state, experiment, epochs=1, history=[]))
+        losses.append(state.losses[:20].clone())
+    # 2^-24 a rounding, about a hundred of them in a step and its loss, 20 steps: 1.2e-4
+    assert torch.allclose(losses[0], losses[1], rtol=2e-4, atol=0)
