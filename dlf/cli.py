@@ -6,6 +6,7 @@ Nothing heavy is imported at the top: `dlf --help`, `--version` and shell comple
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -250,10 +251,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code or 0)
 
 
+# control characters, and those that turn the direction of text: what is quoted from a file must not steer a terminal
+_STEERS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
 def _fail(error: DlfError) -> NoReturn:
+    text = _STEERS.sub(lambda char: ascii(char[0])[1:-1], str(error))
     if sys.stderr is not None:
         with suppress(OSError):  # nobody reads it: the exit code still says it
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(f"error: {text}", file=sys.stderr, flush=True)
     sys.exit(error.exit_code)
 
 

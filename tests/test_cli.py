@@ -259,6 +259,15 @@ def raising(error: BaseException) -> Callable[..., NoReturn]:
     return fail
 
 
+def test_what_a_file_says_does_not_steer_the_terminal(dlf: Dlf, tmp_path: Path) -> None:
+    """ESC [ 2 J clears a terminal, and U+202E turns what follows around."""
+    (tmp_path / "f.yaml").write_text('data: {type: csv, path: "\\e[2J\\u202eé.csv"}\n')
+    ended = dlf("train", "f.yaml")
+    assert ended.code == 3
+    assert f"there is no file {tmp_path}/\\x1b[2J\\u202eé.csv; " in ended.err
+    assert ended.err.count("\n") == 1
+
+
 def allocation_failure() -> RuntimeError:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**50, dtype=torch.uint8)
