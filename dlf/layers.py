@@ -27,7 +27,15 @@ from dlf.modules import IDENTITY, Activate, Conv2d, Dropout, Linear, Maxout, Wei
 from dlf.registry import Component, InvalidError, Registry, Share, one_of
 
 Shape = tuple[int, ...]
-LAYERS: Registry[Callable[..., tuple[nn.Module, Shape]]] = Registry("layer")
+
+
+def _as_layer(name: object) -> str:
+    if name not in ACTIVATIONS.names():
+        return ""
+    return f" It is an activation: write {{type: activation, function: {name}}}, or set `activation` of a layer."
+
+
+LAYERS: Registry[Callable[..., tuple[nn.Module, Shape]]] = Registry("layer", meant=_as_layer)
 
 ActivationName = Annotated[Component, one_of(lambda: ACTIVATIONS)]
 InitName = Annotated[Component, one_of(lambda: INITS)]

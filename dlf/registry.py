@@ -124,10 +124,18 @@ class Entry(Generic[F]):
 class Registry(Generic[F]):
     """The components of one kind, by name, in the order in which they were registered."""
 
-    def __init__(self, kind: str, base: type[Component] = Component, default: str | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        base: type[Component] = Component,
+        default: str | None = None,
+        meant: Callable[[object], str] = lambda name: "",
+    ) -> None:
+        """`base` has the settings that all entries share; `meant` knows unknown names that belong elsewhere."""
         self.kind = kind
         self.base = base
         self.default = default
+        self.meant = meant
         self._entries: dict[str, Entry[F]] = {}
 
     def register(self, name: str, **facts: Any) -> Callable[[F], F]:
@@ -176,7 +184,8 @@ class Registry(Generic[F]):
         """What is said of a name that is not registered."""
         article = "an" if self.kind[0] in "aeio" else "a"
         known = ", ".join(sorted(self._entries))
-        return f"{shown(name)} is not {article} {self.kind}.{did_you_mean(name, self._entries)} Known: {known}"
+        hint = self.meant(name) or did_you_mean(name, self._entries)
+        return f"{shown(name)} is not {article} {self.kind}.{hint} Known: {known}"
 
     def validate(self, value: object) -> Component:
         """The component that a name or a mapping with `type` stands for; InvalidError with every flaw otherwise."""

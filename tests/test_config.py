@@ -54,6 +54,12 @@ FAULTS = {
     "C4 a component without end": Fault(
         f"data: {'a' * 9999}\n", "1:7", "data.type", ("aaa... is not a dataset", "Known: ")
     ),
+    "C4 an activation for a layer": Fault(
+        "data: iris\nmodel: {layers: [relu]}\n",
+        "2:18",
+        "model.layers.0.type",
+        ("'relu' is not a layer. It is an activation: write {type: activation, function: relu}, or",),
+    ),
     "C4 component inside": Fault(
         "data: iris\nmodel:\n  layers:\n    - {type: linear, units: 3, activation: rely}\n",
         "4:44",
