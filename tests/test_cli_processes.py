@@ -138,6 +138,30 @@ def test_p1_stopped_by_a_signal_then_resumed_is_as_if_never_stopped(
     assert weights_and_metrics(Path(resumed.path)) == weights_and_metrics(Path(straight.path))
 
 
+SHORT = "{data: {type: iris, batch_size: 32}, model: {layers: [{type: linear, units: 8}, dropout]}}"
+NARROW = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "COLUMNS": "20", "FORCE_COLOR": "1"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux'")
+def test_p6_what_is_shown_where_changes_nothing_of_what_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("short.yaml").write_text(SHORT)
+    settings = ("train.epochs=3", "train.threads=1", "train.device=cpu")
+    plain = weights_and_metrics(Path(api.train("short.yaml", *settings, runs="plain").path))
+    words = ("train", "short.yaml", *settings, "--runs-dir")
+    closed = process(*words, "closed", preexec_fn=lambda: os.closerange(1, 3))
+    with Path("/dev/full").open("w") as full:
+        narrow = process(*words, "full", stdout=full, env=NARROW)
+    # where the result cannot be written, the exit code says so; the run is complete all the same
+    assert (ended(closed).code, ended(narrow).code) == (0, 5)
+    for runs in ("closed", "full"):
+        (run,) = Path(runs).iterdir()
+        assert json.loads((run / "run.json").read_text())["status"] == "completed"
+        assert weights_and_metrics(run) == plain
+
+
 def weights_and_metrics(run: Path) -> tuple[list[bytes], list[dict[str, Any]]]:
     """All that two runs of the same experiment share: everything but times."""
     folders = ("checkpoints/last", "checkpoints/best")

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import os
 import random
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,7 +24,7 @@ from dlf.api import Silent
 from dlf.commands.train import resume
 from dlf.commands.train import train as train_experiment
 from dlf.config import loads
-from dlf.errors import DlfError, RunError
+from dlf.errors import DlfError, MachineError, RunError
 from dlf.run import Record, RunDirectory
 
 TINY: dict[str, Any] = {
@@ -260,3 +262,65 @@ def test_the_power_goes_at_any_operation(
             check(root, saved)
             if len(new.seen) % 6 == 0:
                 assert go_on(root) == undisturbed, n
+
+
+# --- links ----------------------------------------------------------------------------------------------------------
+
+
+def test_f3_nothing_is_written_or_removed_through_a_link(undisturbed: dict[str, Any], scratch: Path) -> None:
+    """Each file and folder of a run in turn is a link to the real one elsewhere; then the run is trained further."""
+    train(scratch / "whole")
+    run = run_below(scratch / "whole").path
+    names = [str(path.relative_to(run)) for path in sorted(run.rglob("*"))]
+    refused = []
+    for number, name in enumerate([*names, "checkpoints/.last.part", "checkpoints/.last.old", ".run.json.part"]):
+        copy, outside = scratch / f"{number}" / run.name, scratch / f"{number}" / "outside" / "it"
+        shutil.copytree(run, copy)
+        outside.parent.mkdir()
+        if name in names:
+            (copy / name).rename(outside)
+        else:
+            outside.mkdir()
+            (outside / "precious").write_bytes(b"kept")
+        (copy / name).symlink_to(outside)
+        before = found(outside.parent)
+        try:
+            resume(RunDirectory(copy), ["train.epochs=3"], display=Silent())
+            assert len(RunDirectory(copy).read_metrics()) == 3, name
+        except (RunError, MachineError):
+            refused.append(name)
+        assert found(outside.parent) == before, name
+    assert "checkpoints" in refused
+
+
+# --- 10,000 runs ----------------------------------------------------------------------------------------------------
+
+
+def test_f6_ten_thousand_runs_are_not_opened(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is looked at twice at most, and none is read; a tenth is junk."""
+    names = [f"x-202601{day:02}-{minute:06}-{number:04x}" for number, (day, minute) in enumerate(moments())]
+    for number, name in enumerate(names):
+        (scratch / name).mkdir()
+        if number % 10:
+            (scratch / name / "run.json").touch()
+    looks = 0
+    stat = os.stat
+
+    def counted(*arguments: Any, **options: Any) -> os.stat_result:
+        nonlocal looks
+        looks += 1
+        return stat(*arguments, **options)
+
+    monkeypatch.setattr(os, "stat", counted)
+    monkeypatch.setattr(io, "open", lambda *_, **__: pytest.fail("a file was opened"))
+    for wanted, expected in (("latest", names[-1]), (names[4321][:-2], names[4321]), (names[1], names[1])):
+        looks = 0
+        assert RunDirectory.find(wanted, scratch).id == expected
+        assert looks <= 2 * len(names) + 10
+    with pytest.raises(RunError, match="no run"):
+        RunDirectory.find(names[10], scratch)
+
+
+def moments() -> Iterator[tuple[int, int]]:
+    """10,000 days and times."""
+    return ((day, hour * 10_000 + minute) for day in range(1, 21) for hour in range(10) for minute in range(50))
