@@ -132,9 +132,8 @@ def markdown(measured: list[tuple[Row, dict[str, Any]]]) -> str:
     ]
     heading = ("samples", "GB", "s to prepare", "samples/s", "MiB after imports", "peak MiB")
     row, result = measured[0]
-    what = (
-        f"{row.network.widths} units, Adam, batch {row.network.batch}, {result['precision']}, {row.seconds:g} s a row."
-    )
+    widths = "-".join(map(str, row.network.widths))
+    what = f"{widths}, Adam, batch {row.network.batch}, {result['precision']}; {row.seconds:g} s of training a row."
     return f"{what}\n\n{report.table(heading, rows)}\n"
 
 

@@ -180,6 +180,17 @@ def test_samples_that_do_not_fit_on_the_device_stay_in_memory(
     assert state_of(train(experiment(data)).path) == state_of(resident.path)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("memory", ["map", "load"])
+def test_samples_come_to_a_gpu_batch_by_batch(
+    memory: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resident = train(experiment(npz(tmp_path, "load", x=ROWS, y=LABELS)), "train.device=cuda")
+    monkeypatch.setattr(data_module, "_fits", lambda x, device: False)
+    streamed = train(experiment(npz(tmp_path, memory, x=ROWS, y=LABELS)), "train.device=cuda")
+    assert state_of(streamed.path) == state_of(resident.path)
+
+
 def test_streamed_samples_are_told_of_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next batch, and nothing beyond the epoch."""
     told: list[list[int]] = []
