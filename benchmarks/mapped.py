@@ -30,7 +30,7 @@ BLOCK = 2**17  # samples that are made up at a time
 
 @dataclass(frozen=True)
 class Row:
-    """A training on the files in a folder: samples loaded, or read by batch, `cold` from the disk with an empty cache."""
+    """A training on the files in a folder: samples loaded, or read by batch; `cold`: from the disk, the cache empty."""
 
     folder: str
     memory: str
