@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -19,6 +21,12 @@ def problems_of(text: str, *overrides: str) -> list[Problem]:
 
 def config_of(text: str, *overrides: str) -> ExperimentConfig:
     return loads(text, "f.yaml", overrides).config
+
+
+def by_row(cases: Iterable[str]) -> list[Any]:
+    """Names of cases as parameters of a test, each marked with the row of the table of faults that it begins with."""
+    rows = {case: re.findall(r"^[A-Z]\d+", case) for case in cases}
+    return [pytest.param(case, marks=[pytest.mark.fault(row) for row in found]) for case, found in rows.items()]
 
 
 class Fault(NamedTuple):

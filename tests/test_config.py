@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from config_faults import Fault, check_fault, config_of, problems_of
+from config_faults import Fault, by_row, check_fault, config_of, problems_of
 
 from dlf import yaml12
 from dlf.config import ExperimentConfig, Loaded, load, loads
@@ -119,11 +119,12 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", by_row(FAULTS))
 def test_fault(name: str) -> None:
     check_fault(FAULTS[name])
 
 
+@pytest.mark.fault("C8")
 def test_c8_alias_bomb() -> None:
     """Nine to the eighth values, 43 million, in 300 characters."""
     bomb = "".join(f"{y}: &{y} [{','.join(['*' + x] * 9)}]\n" for x, y in pairwise("abcdefgh"))
@@ -142,6 +143,7 @@ def unread(path: Path) -> Problem:
     return problem
 
 
+@pytest.mark.fault("C1")
 def test_c1_missing(tmp_path: Path) -> None:
     (tmp_path / "mnist.yaml").touch()
     problem = unread(tmp_path / "mnits.yaml")
@@ -150,10 +152,12 @@ def test_c1_missing(tmp_path: Path) -> None:
     assert "'mnist.yaml'" in problem.message
 
 
+@pytest.mark.fault("C1")
 def test_c1_a_folder(tmp_path: Path) -> None:
     assert "folder" in unread(tmp_path).message
 
 
+@pytest.mark.fault("C1")
 def test_c1_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise PermissionError(13, "Permission denied")
@@ -162,6 +166,7 @@ def test_c1_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Permission denied" in unread(tmp_path / "f.yaml").message
 
 
+@pytest.mark.fault("C1")
 def test_c1_not_utf8(tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
     path.write_bytes(b"data: iris\nname: caf\xe9\n")
@@ -174,6 +179,7 @@ def test_c1_not_utf8(tmp_path: Path) -> None:
 # --- C5 -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("C5")
 @pytest.mark.parametrize(
     ("written", "value"), [("1e-3", 0.001), ("1E3", 1000.0), (".5", 0.5), ("1", 1.0), ("+.1e1", 1.0)]
 )
@@ -185,6 +191,7 @@ def test_c5_numbers_of_yaml_1_2(written: str, value: float) -> None:
 # --- C7: several at once --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("C7")
 def test_c7_all_problems_in_the_order_of_the_file_then_the_overrides() -> None:
     text = "train: {epochs: 0}\noptimizer: {lr: x, lrr: 1}\nmodel: {layers: [{type: linear}, 3]}\ndata: iris\nsed: 1\n"
     found = problems_of(text, "seed=-1", "model.depth.x=2", "nothing")
@@ -201,6 +208,8 @@ def test_c7_all_problems_in_the_order_of_the_file_then_the_overrides() -> None:
     ]
 
 
+@pytest.mark.fault("C4")
+@pytest.mark.fault("C7")
 def test_the_message_of_the_design(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Section 1 of the design, line 17, column 12, and line 21, column 3; only its "..." is written out."""
     lines = ["data: mnist", *["#"] * 15, "optimizer: sgdd", "#", "#", "train:", "  epoch: 10"]
@@ -240,6 +249,7 @@ def test_files_of_the_data_are_found_beside_the_experiment(tmp_path: Path, monke
     assert load(Path("a/f.yaml"), ["data.path=u.csv"]).config.data.parameters["path"] == "u.csv"  # not there
 
 
+@pytest.mark.fault("C11")
 @pytest.mark.parametrize("run", ["../x", "..", "a\\b", "a\0b", "CON", "a" * 300, "/", "~", "", "a/../../b", "*"])
 def test_c11_a_run_that_is_none_is_refused_and_nothing_touched(run: str, tmp_path: Path) -> None:
     runs = tmp_path / "runs"

@@ -119,11 +119,13 @@ FAULTS = {
 }
 
 
+@pytest.mark.fault("C12")
 @pytest.mark.parametrize("name", FAULTS)
 def test_c12(name: str) -> None:
     check_fault(FAULTS[name])
 
 
+@pytest.mark.fault("C12")
 @pytest.mark.parametrize(
     "text",
     [
@@ -165,6 +167,7 @@ def no_memory_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 LINEAR = {"type": "linear", "units": 8}
 
 
+@pytest.mark.fault("C10")
 @pytest.mark.usefixtures("no_memory_is_taken")
 @pytest.mark.parametrize(
     "layers",
@@ -184,6 +187,7 @@ def test_c10_absurd_sizes(layers: list[Mapping[str, Any]], data: str, train: Tra
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.fault("C10")
 def test_c10_one_byte_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """784 * 1000 + 1000 + 1000 * 10 + 10 = 795,010 parameters; weight, gradient and adam's two means, 4 bytes each."""
     loaded = loads("data: mnist\nmodel: {layers: [{type: linear, units: 1000}]}\n", "f.yaml")
@@ -253,6 +257,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str, str]] = {
 }
 
 
+@pytest.mark.fault("C12")
 @pytest.mark.parametrize("name", CONTRADICTIONS)
 def test_c12_contradictions_with_the_data(name: str, train: Train, tmp_path: Path) -> None:
     config, key, words = CONTRADICTIONS[name]
@@ -261,12 +266,14 @@ def test_c12_contradictions_with_the_data(name: str, train: Train, tmp_path: Pat
     assert not (tmp_path / "runs").exists(), "a run directory was created"
 
 
+@pytest.mark.fault("C12")
 def test_c12_a_last_batch_of_two_is_fine(train: Train) -> None:
     """150 - 30 - 18 = 102 = 100 + 2 training samples."""
     data = {"type": "iris", "test": 30, "validation": 18, "batch_size": 100}
     assert train({"data": data, "model": {"layers": ["batch_norm"]}, "train": {"epochs": 1}}).status == "completed"
 
 
+@pytest.mark.fault("C10")
 def test_sizes_beyond_every_machine_word_do_not_crash(train: Train) -> None:
     """10^30 overflows 64 bits: wherever a setting may be so large it must be taken or refused, as any other."""
     huge = 10**30

@@ -52,6 +52,8 @@ def test_override(text: str, overrides: list[str], path: str, value: object) -> 
     assert node == value
 
 
+@pytest.mark.fault("C4")
+@pytest.mark.fault("C7")
 @pytest.mark.parametrize(
     ("override", "key", "words"),
     [

@@ -189,6 +189,7 @@ def test_unit_and_none() -> None:
         assert constant == ()
 
 
+@pytest.mark.fault("D8")
 def test_constant_features_stay_finite_and_are_named() -> None:
     x = np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
     x[:, 1] = np.float32(1e8 / 3)  # no multiple of 1/64: a mean in float32 would leave a spread
@@ -203,6 +204,7 @@ def test_constant_features_stay_finite_and_are_named() -> None:
     assert prepare(nameless, section(), CPU).constant == ("column 1", "column 2", "column 3")
 
 
+@pytest.mark.fault("D8")
 def test_a_constant_channel() -> None:
     x = np.zeros((5, 2, 2, 2), np.uint8)
     x[:, 0] = np.arange(20).reshape(5, 2, 2)
@@ -241,6 +243,7 @@ def test_mnist_has_the_statistics_that_everybody_quotes(mnist: Path) -> None:
 # --- where data come from -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("D1")
 def test_the_fallback_steps_in_only_for_data_that_are_missing() -> None:
     reasons: list[str] = []
     offline = {"root": "/nowhere", "download": False}
@@ -253,6 +256,7 @@ def test_the_fallback_steps_in_only_for_data_that_are_missing() -> None:
         load(section("iris", validation=150, fallback="wine"), CPU, print)
 
 
+@pytest.mark.fault("D9")
 def test_reload_compares_both_hashes_and_never_falls_back() -> None:
     settings = section("iris", fallback="wine")
     data, _ = load(settings, CPU, print)

@@ -38,12 +38,14 @@ def test_the_round_trip_rejects_the_wrong_byte_order() -> None:
     assert read_idx(idx_bytes(values), "f").tobytes() != values.byteswap().tobytes()
 
 
+@pytest.mark.fault("D4")
 @pytest.mark.parametrize("length", range(len(SMALL)))
 def test_every_truncation_is_refused(length: int) -> None:
     with pytest.raises(DataError, match="file-name"):
         read_idx(SMALL[:length], "file-name")
 
 
+@pytest.mark.fault("D4")
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -67,6 +69,7 @@ def test_what_is_refused(data: bytes, words: str) -> None:
         read_idx(data, "f")
 
 
+@pytest.mark.fault("D4")
 def test_refused_without_assertions_too() -> None:
     code = "from dlf.datasets.idx import read_idx\nread_idx(bytes([0, 0, 8, 1, 0, 0, 0, 9]), 'short')"
     done = subprocess.run([sys.executable, "-O", "-c", code], capture_output=True, text=True, check=False)
@@ -94,6 +97,7 @@ def test_gunzip() -> None:
     assert gunzip(gzip.compress(b"abc") + gzip.compress(b"def"), "f", 6) == b"abcdef"
 
 
+@pytest.mark.fault("D5")
 def test_a_bomb_is_refused_in_bounded_memory() -> None:
     with pytest.raises(DataError, match="more than the 1,000 bytes"):
         gunzip(BOMB, "f", 1000)
@@ -101,12 +105,14 @@ def test_a_bomb_is_refused_in_bounded_memory() -> None:
     assert peak_bytes(lambda: gzip.decompress(BOMB)) > 20_000_000  # what the bound is there for
 
 
+@pytest.mark.fault("D5")
 @pytest.mark.parametrize("length", range(1, len(gzip.compress(b"abcdefgh"))))
 def test_damaged_gzip_is_refused(length: int) -> None:
     with pytest.raises(DataError, match="f is not an intact gzip file"):
         gunzip(gzip.compress(b"abcdefgh")[:length], "f", 100)
 
 
+@pytest.mark.fault("D5")
 @pytest.mark.parametrize("at", [0, 12, -5, -1])
 def test_flipped_gzip_is_refused(at: int) -> None:
     data = bytearray(gzip.compress(b"abcdefgh"))

@@ -140,6 +140,7 @@ BAD = {
 }
 
 
+@pytest.mark.fault("D5")
 @pytest.mark.parametrize("case", BAD)
 def test_an_image_that_cannot_be_read_is_named(case: str, pets: Path) -> None:
     data, message = BAD[case]

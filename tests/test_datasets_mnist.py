@@ -185,6 +185,7 @@ def test_a_packed_file_is_enough_where_nothing_can_be_written(tmp_path: Path, mo
     assert len(load("kmnist", tmp_path).train) == 20
 
 
+@pytest.mark.fault("D3")
 def test_a_packed_file_with_a_wrong_hash_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "KMNIST" / "raw", packed(mnist_bytes()))  # torchvision knows the md5 of the real ones
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz is damaged: md5 .* Delete it") as caught:
@@ -192,6 +193,7 @@ def test_a_packed_file_with_a_wrong_hash_is_refused(tmp_path: Path) -> None:
     assert dict(vision.KMNIST.resources)["train-images-idx3-ubyte.gz"] in str(caught.value)
 
 
+@pytest.mark.fault("D5")
 def test_a_bomb_with_the_right_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dlf.datasets.mnist._MAX_BYTES", 100_000)
     files = packed(mnist_bytes()) | {f"{MNIST_FILES[0]}.gz": gzip.compress(bytes(1_000_000))}
@@ -201,6 +203,7 @@ def test_a_bomb_with_the_right_hash_is_refused(tmp_path: Path, monkeypatch: pyte
         load("kmnist", tmp_path)
 
 
+@pytest.mark.fault("D1")
 @pytest.mark.parametrize("name", [*FAMILY, "emnist", "cifar10"])
 def test_what_is_missing_is_said_with_the_place_for_it(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataMissingError) as caught:
@@ -226,6 +229,7 @@ def test_every_file_has_an_address_and_a_hash(name: str) -> None:
 # --- damage ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("D3")
 @pytest.mark.parametrize("file", MNIST_FILES)
 def test_a_file_that_rotted_is_found_by_its_hash(file: str, tmp_path: Path, any_mnist: None) -> None:
     files = mnist_like(tmp_path, "MNIST")
@@ -292,6 +296,7 @@ STRANGERS: dict[str, tuple[int, Array, str]] = {
 }
 
 
+@pytest.mark.fault("D4")
 @pytest.mark.parametrize("case", STRANGERS)
 def test_files_that_do_not_fit_are_refused(case: str, tmp_path: Path) -> None:
     index, values, words = STRANGERS[case]
@@ -301,6 +306,7 @@ def test_files_that_do_not_fit_are_refused(case: str, tmp_path: Path) -> None:
         load("kmnist", tmp_path)
 
 
+@pytest.mark.fault("D4")
 def test_a_file_far_too_large_is_not_even_read(tmp_path: Path) -> None:
     mnist_like(tmp_path, "KMNIST")
     with (tmp_path / "KMNIST" / "raw" / MNIST_FILES[0]).open("r+b") as file:
@@ -322,6 +328,7 @@ def plant_zip(root: Path, members: dict[str, bytes], monkeypatch: pytest.MonkeyP
     return path
 
 
+@pytest.mark.fault("D5")
 def test_emnist_from_its_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = packed(emnist_files())
     plant_zip(tmp_path, {f"gzip/{name}": data for name, data in files.items()} | {"../evil": b"x"}, monkeypatch)
@@ -331,6 +338,7 @@ def test_emnist_from_its_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not list(tmp_path.rglob("evil"))
 
 
+@pytest.mark.fault("D5")
 def test_hostile_archives_of_emnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = next(iter(emnist_files()))
     plant_zip(tmp_path / "none", {"gzip/other": b""}, monkeypatch)
@@ -387,6 +395,7 @@ def test_cifar_reads_label_and_planes(tmp_path: Path, small_cifar: None) -> None
     assert dataset.test.y[0] == files["test_batch.bin"][0]
 
 
+@pytest.mark.fault("D5")
 def test_cifar_from_its_archive(
     tmp_path: Path, site: tuple[Path, str], small_cifar: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,6 +412,7 @@ def test_cifar_from_its_archive(
     assert first.files == second.files == {name: sha256(data) for name, data in cifar_files().items()}
 
 
+@pytest.mark.fault("D5")
 def test_hostile_archives_of_cifar(tmp_path: Path, small_cifar: None, monkeypatch: pytest.MonkeyPatch) -> None:
     members = {f"cifar-10-batches-bin/{name}": data for name, data in cifar_files().items()}
     last = "cifar-10-batches-bin/test_batch.bin"
@@ -424,6 +434,7 @@ def test_hostile_archives_of_cifar(tmp_path: Path, small_cifar: None, monkeypatc
         load("cifar10", root)
 
 
+@pytest.mark.fault("D2")
 def test_a_short_file_of_cifar(tmp_path: Path, small_cifar: None) -> None:
     write(tmp_path / "cifar-10-batches-bin", cifar_files() | {"data_batch_3.bin": b"123"})
     with pytest.raises(DataError, match=r"data_batch_3\.bin has 3 bytes; expected 12,292"):

@@ -166,6 +166,7 @@ REFUSED: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.fault("D6")
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_refused(case: str, tmp_path: Path) -> None:
     text, parameters, message = REFUSED[case]
@@ -175,6 +176,7 @@ def test_what_is_refused(case: str, tmp_path: Path) -> None:
     assert str(tmp_path / "t.csv") in str(caught.value)
 
 
+@pytest.mark.fault("D6")
 def test_the_first_five_of_many_and_how_many_more(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         table(tmp_path, "a,b\n" + "1,2\n" * 20 + "x,3\n" * 12)
@@ -183,6 +185,7 @@ def test_the_first_five_of_many_and_how_many_more(tmp_path: Path) -> None:
     assert lines[6] == "  ... and 7 more"
 
 
+@pytest.mark.fault("D6")
 def test_problems_of_the_test_file_name_it(tmp_path: Path) -> None:
     test = tmp_path / "test.csv"
     for text, message in {
@@ -197,6 +200,7 @@ def test_problems_of_the_test_file_name_it(tmp_path: Path) -> None:
         assert message in str(caught.value)
 
 
+@pytest.mark.fault("D6")
 def test_a_quoted_line_break_keeps_the_count_of_lines(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"t\.csv:4  column 'b'  is empty"):
         table(tmp_path, 'a,b\n"two\nlines",1\nx,\n')
@@ -221,6 +225,7 @@ def test_twenty_thousand_columns_are_no_work(tmp_path: Path) -> None:
     assert dataset.train.x.shape == (2, 19_999)
 
 
+@pytest.mark.fault("D6")
 def test_one_hot_columns_beyond_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "a,b\n" + "".join(f"w{k},{k % 2}\n" for k in range(100))  # 100 rows x 100 words x 4 bytes
     monkeypatch.setattr("dlf.datasets.tables.available_bytes", lambda: 40_000)

@@ -185,6 +185,8 @@ BAD = {
 }
 
 
+@pytest.mark.fault("D1")
+@pytest.mark.fault("D2")
 @pytest.mark.parametrize("path", BAD)
 def test_a_bad_server_leaves_nothing_behind_and_is_named_with_its_reason(site: str, tmp_path: Path, path: str) -> None:
     with pytest.raises(DataMissingError) as caught:
@@ -195,6 +197,8 @@ def test_a_bad_server_leaves_nothing_behind_and_is_named_with_its_reason(site: s
     assert names(tmp_path) == []
 
 
+@pytest.mark.fault("D1")
+@pytest.mark.fault("D2")
 @pytest.mark.parametrize("path", BAD)
 def test_the_next_mirror_is_tried(site: str, tmp_path: Path, path: str) -> None:
     get(tmp_path / "file.gz", f"{site}/{path}", f"{site}/good")
@@ -202,6 +206,7 @@ def test_the_next_mirror_is_tried(site: str, tmp_path: Path, path: str) -> None:
     assert names(tmp_path) == ["file.gz"]
 
 
+@pytest.mark.fault("D1")
 def test_the_message_lists_every_address_and_the_ways_to_go_on(site: str, tmp_path: Path) -> None:
     with pytest.raises(DataMissingError) as caught:
         fetch(
@@ -222,6 +227,7 @@ def test_the_message_lists_every_address_and_the_ways_to_go_on(site: str, tmp_pa
         assert way in message
 
 
+@pytest.mark.fault("D1")
 def test_a_name_server_that_hangs_is_bounded(site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def hang(*args: object, **kwargs: object) -> None:
         Handler.release.wait(20)
@@ -240,6 +246,7 @@ def test_large_files_tell_every_tenth(site: str, tmp_path: Path, monkeypatch: py
     assert [line for line in told if line.endswith("%")] == [f"set: file {k}0 %" for k in range(1, 11)]
 
 
+@pytest.mark.fault("D10")
 def test_two_processes_at_once_both_succeed(site: str, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from dlf.datasets.download import fetch\n"
@@ -261,6 +268,7 @@ def test_a_folder_that_cannot_be_made(site: str, tmp_path: Path) -> None:
         get(tmp_path / "file" / "below", f"{site}/good")
 
 
+@pytest.mark.fault("D2")
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_disk_that_fails(site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     def full(*args: object, **kwargs: object) -> None:
@@ -274,6 +282,7 @@ def test_a_disk_that_fails(site: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert names(tmp_path) == ["file"]
 
 
+@pytest.mark.fault("D2")
 def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
     def interrupted() -> None:
         with part_file(tmp_path / "file") as part:
@@ -314,6 +323,7 @@ def test_a_download_gives_up_long_before_it_is_taken_for_abandoned() -> None:
     assert 10 * download.STALL_SECONDS < download.ABANDONED_SECONDS
 
 
+@pytest.mark.fault("D3")
 def test_check_md5(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(BODY)

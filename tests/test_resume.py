@@ -254,6 +254,7 @@ def test_records_that_were_altered(stopped: Callable[..., RunDirectory]) -> None
 # --- a run that is over ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("K6")
 def test_resuming_a_finished_run_changes_nothing(train: Train) -> None:
     result = train(SMALL)
     run, told = RunDirectory(Path(result.path)), Told()
@@ -264,6 +265,7 @@ def test_resuming_a_finished_run_changes_nothing(train: Train) -> None:
     assert "is finished: nothing to do. train.epochs=N" in told.messages[0]
 
 
+@pytest.mark.fault("K6")
 def test_more_epochs_are_what_a_longer_run_is(train: Train, tmp_path: Path) -> None:
     config = {**SMALL, "schedule": {"type": "step", "every": 1.0, "gamma": 0.5}}
     long = Path(train({**config, "train": {"epochs": 4}}).path).rename(tmp_path / "long")
@@ -275,6 +277,7 @@ def test_more_epochs_are_what_a_longer_run_is(train: Train, tmp_path: Path) -> N
     assert go_on(run).epochs == 4
 
 
+@pytest.mark.fault("K6")
 def test_an_extension_that_is_stopped_goes_on(train: Train, tmp_path: Path) -> None:
     config = {**SMALL, "schedule": "constant"}
     long = Path(train({**config, "train": {"epochs": 4}}).path).rename(tmp_path / "long")
@@ -348,6 +351,7 @@ def test_epochs_in_the_past(stopped: Callable[..., RunDirectory], train: Train) 
         go_on(run, "train.epochs=1")
 
 
+@pytest.mark.fault("D9")
 def test_data_that_changed(tmp_path: Path, stopped: Callable[..., RunDirectory]) -> None:
     table = tmp_path / "table.csv"
     rows = [f"{n % 7},{n % 5},{n % 2}" for n in range(100)]
@@ -366,6 +370,7 @@ def test_data_that_changed(tmp_path: Path, stopped: Callable[..., RunDirectory])
         go_on(run)
 
 
+@pytest.mark.fault("D9")
 def test_data_that_are_gone_are_not_replaced_by_the_fallback(
     stopped: Callable[..., RunDirectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,6 +384,7 @@ def test_data_that_are_gone_are_not_replaced_by_the_fallback(
         go_on(run)
 
 
+@pytest.mark.fault("D9")
 def test_a_split_that_changed(stopped: Callable[..., RunDirectory]) -> None:
     run = stopped(3)
     run.config.write_text(run.config.read_text().replace("split_seed: 0", "split_seed: 1"))
@@ -401,6 +407,7 @@ def test_a_config_that_was_edited(old: str, new: str, message: str, stopped: Cal
         go_on(run)
 
 
+@pytest.mark.fault("K5")
 def test_never_a_silent_fresh_start(stopped: Callable[..., RunDirectory], train: Train, tmp_path: Path) -> None:
     config = {**SMALL, "train": {"epochs": 3}}
     whole = Path(train(config).path).rename(tmp_path / "whole")

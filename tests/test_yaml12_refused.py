@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from config_faults import by_row
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,14 +93,18 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("text", "place", "words"), REFUSED.values(), ids=REFUSED)
-def test_what_is_refused_is_said_with_its_place(text: str, place: tuple[int, int] | None, words: str) -> None:
+@pytest.mark.parametrize("case", by_row(REFUSED))
+def test_what_is_refused_is_said_with_its_place(case: str) -> None:
+    text, place, words = REFUSED[case]
     [(found, message)] = refusal(text)
     assert words in message
     assert "\n" not in message
     assert place is None or found == place
 
 
+@pytest.mark.fault("C2")
+@pytest.mark.fault("C3")
+@pytest.mark.fault("C9")
 def test_c2_c3_c9_all_problems_are_reported_at_once() -> None:
     text = "a: 1\na: 2\nb: !x {c: 1, c: 2}\n<<: 3\nd: [1"
     assert [place for place, _ in refusal(text)] == [(2, 1), (3, 4), (3, 14), (4, 1), (5, 4)]
@@ -112,10 +117,12 @@ def test_twenty_problems_are_enough() -> None:
     assert problems[-1] == (None, "and 79 more problems")
 
 
+@pytest.mark.fault("C3")
 def test_c3_keys_below_a_duplicate_are_not_duplicates() -> None:
     assert len(refusal("a: {x: 1}\na: {x: 1}")) == 1
 
 
+@pytest.mark.fault("C8")
 def test_c8_an_alias_bomb_is_refused() -> None:
     # 10 ** 50 values if it were not stopped: that the test ends is the proof.
     levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
@@ -124,6 +131,7 @@ def test_c8_an_alias_bomb_is_refused() -> None:
     assert "10,000 keys and values" in message
 
 
+@pytest.mark.fault("C8")
 def test_c8_reading_does_not_recurse() -> None:
     text = "[" * 100 + "]" * 100
     limit = sys.getrecursionlimit()
@@ -139,6 +147,7 @@ def test_c8_reading_does_not_recurse() -> None:
     assert depth == 99
 
 
+@pytest.mark.fault("C9")
 def test_c9_nothing_is_executed(tmp_path: Path) -> None:
     for name, loader in (("safe", refusal), ("unsafe", yaml.unsafe_load)):
         loader(f"a: !!python/object/apply:os.mkdir ['{(tmp_path / name).as_posix()}']")
@@ -155,6 +164,7 @@ def unread(path: Path) -> tuple[Place | None, str]:
     return problem
 
 
+@pytest.mark.fault("C1")
 def test_c1_read_keeps_the_text(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_bytes("\ufeffa: größe\r\n".encode())
@@ -162,6 +172,7 @@ def test_c1_read_keeps_the_text(tmp_path: Path) -> None:
     assert parse(read(path)).data == {"a": "größe"}
 
 
+@pytest.mark.fault("C1")
 def test_c1_missing_or_no_file(tmp_path: Path) -> None:
     (tmp_path / "mnist.yaml").write_text("a: 1")
     assert unread(tmp_path / "minst.yaml") == (None, "no such file. Did you mean 'mnist.yaml'?")
@@ -171,6 +182,7 @@ def test_c1_missing_or_no_file(tmp_path: Path) -> None:
         assert "cannot be read" in unread(tmp_path / name)[1]
 
 
+@pytest.mark.fault("C1")
 def test_c1_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
@@ -179,6 +191,7 @@ def test_c1_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Permission denied" in unread(tmp_path / "a.yaml")[1]
 
 
+@pytest.mark.fault("C1")
 def test_c1_not_utf_8(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_bytes("é: 1\nb: ü".encode() + b"\xff")
@@ -190,6 +203,7 @@ def test_c1_not_utf_8(tmp_path: Path) -> None:
     assert "UTF-16" in unread(path)[1]
 
 
+@pytest.mark.fault("C8")
 def test_c8_of_100_megabytes_only_the_beginning_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     with path.open("wb") as file:
@@ -263,6 +277,7 @@ SNIPPETS = st.sampled_from(
 )
 
 
+@pytest.mark.fault("C2")
 @given(st.text() | SYNTAX | st.lists(SNIPPETS).map("".join))
 def test_c2_any_text_has_an_answer(text: str) -> None:
     answer(text)
@@ -270,11 +285,13 @@ def test_c2_any_text_has_an_answer(text: str) -> None:
         parse_scalar_or_flow(text)
 
 
+@pytest.mark.fault("C2")
 @given(st.integers(0, len(EXPERIMENT)), st.integers(0, 8), SYNTAX | SNIPPETS)
 def test_c2_an_experiment_with_a_mistake_has_an_answer(start: int, length: int, replacement: str) -> None:
     answer(EXPERIMENT[:start] + replacement + EXPERIMENT[start + length :])
 
 
+@pytest.mark.fault("C2")
 @pytest.mark.parametrize("length", range(0, len(EXPERIMENT), 7))
 def test_c2_an_experiment_cut_short_has_an_answer(length: int) -> None:
     answer(EXPERIMENT[:length])
