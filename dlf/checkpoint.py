@@ -155,7 +155,7 @@ def _read(folder: Path) -> Contents:
     sizes, written = _parse_manifest(folder, manifest)
     files = {name: _read_file(folder / name, size) for name, size in sizes.items()}
     if _manifest(files, written) != manifest:
-        raise RunError(f"{folder} is damaged: its bytes are not those that were saved. {_OTHER}")
+        raise RunError(f"{folder} is damaged: its bytes are not those that were saved. {ELSEWHERE}")
     try:
         position = Position.model_validate_json(files["state.json"])
     except ValidationError as error:
@@ -169,9 +169,9 @@ def _read_file(path: Path, limit: int) -> bytes:
         size = path.stat().st_size
         data = path.read_bytes() if size <= limit else b""
     except OSError as error:
-        raise RunError(f"there is no complete checkpoint: {path} cannot be read: {error.strerror}. {_OTHER}") from None
+        raise RunError(f"there is no complete checkpoint: cannot read {path}: {error.strerror}. {ELSEWHERE}") from None
     if size > limit:
-        raise RunError(f"{path} is damaged: it has {size:,} bytes, at most {limit:,} were saved. {_OTHER}")
+        raise RunError(f"{path} is damaged: it has {size:,} bytes, at most {limit:,} were saved. {ELSEWHERE}")
     return data
 
 
@@ -184,7 +184,7 @@ def _parse_manifest(folder: Path, manifest: bytes) -> tuple[dict[str, int], Writ
             sizes = {name: max(0, operator.index(parsed["files"][name]["bytes"])) for name in _FILES}
             return sizes, Written.model_validate(parsed["metrics"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunError(f"{folder / 'MANIFEST.json'} is damaged: {_first_line(error)}. {_OTHER}") from None
+        raise RunError(f"{folder / 'MANIFEST.json'} is damaged: {_first_line(error)}. {ELSEWHERE}") from None
     raise RunError(f"{folder} has checkpoint format {format_}; dlf {__version__} reads {FORMAT}. Use the dlf it is of.")
 
 
@@ -203,7 +203,7 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-_OTHER = "Another (best, last, step-N) may be whole: `dlf train --resume` takes --from, `dlf evaluate` --checkpoint."
+ELSEWHERE = "Another (best, last, step-N) may be whole: `dlf train --resume` takes --from, `dlf evaluate` --checkpoint."
 
 
 # --- tensors --------------------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def _parse(path: Path, data: bytes) -> dict[str, Tensor]:
     try:
         return parse_tensors(data)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise RunError(f"{path} is no safetensors file: {error}. {_OTHER}") from None
+        raise RunError(f"{path} is no safetensors file: {error}. {ELSEWHERE}") from None
 
 
 def _tensors(contents: Contents, name: str) -> dict[str, Tensor]:

@@ -116,7 +116,7 @@ def _read(run: RunDirectory, folder: Path) -> Contents:
     try:
         return checkpoint.read(folder)
     except RunError as error:
-        raise RunError(f"{error} {offers(run, folder)}") from None
+        raise RunError(f"{str(error).removesuffix(checkpoint.ELSEWHERE)}{offers(run, folder)}") from None
 
 
 def _place(contents: Contents) -> tuple[int, int]:
