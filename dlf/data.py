@@ -249,8 +249,7 @@ def _column_statistics(x: Rows) -> tuple[Array, Array]:
         own = chunk.mean(0, dtype=np.float64)
         total, shift = count + len(chunk), own - mean
         squares += np.square(chunk - own).sum(0) + shift**2 * (count * len(chunk) / total)
-        # the first chunk's mean as it is: a constant column must find its own value again, bit by bit
-        mean = own if not count else mean + shift * (len(chunk) / total)
+        mean = mean + shift * (len(chunk) / total)
         count = total
     std = np.sqrt(squares / count)
     return mean, np.where(std < np.finfo(np.float32).tiny, 0.0, std)

@@ -200,6 +200,8 @@ def _classes(y: Array, y_name: str, names: Array | None, title: str) -> tuple[st
     if names is not None and (names.dtype.kind != "U" or names.ndim != 1):
         raise DataError(f"{title} has shape {names.shape} of {names.dtype}; expected text (classes,).")
     labels = np.unique(y)
+    if names is not None and labels[-1] >= len(names):
+        raise DataError(f"{y_name} has labels up to {labels[-1]}, but {title} names only {len(names)} of them.")
     count = int(labels[-1]) + 1 if names is None else len(names)
     if len(labels) != count or labels[-1] != count - 1 or count < 2:
         gap = next((k for k, label in enumerate(labels) if k != label), len(labels))

@@ -19,6 +19,7 @@ from dlf.errors import DataError
 
 CAN_STAY = hasattr(os, "pread")  # not on Windows
 CHUNK = 2**22  # values that are looked at together where all samples are: 32 MB in float64
+_LONGEST = 2**30  # bytes asked for at once; Linux gives less than 2^31 of more
 _DENSE = 2  # rows are read in one piece as long as the piece holds no more than so many times what is wanted
 
 Array = NDArray[Any]
@@ -43,6 +44,9 @@ class OpenFile:
 
     def read(self, offsets: list[int], size: int) -> bytearray:
         """`size` bytes from each offset, one after the other."""
+        if size > _LONGEST:
+            pieces = [(offset + at, min(_LONGEST, size - at)) for offset in offsets for at in range(0, size, _LONGEST)]
+            return bytearray().join(self.read([at], length) for at, length in pieces)
         descriptor, pread = self._descriptor, os.pread
         try:
             found = bytearray().join([pread(descriptor, size, offset) for offset in offsets])
