@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from benchmarks import compare, cuda, growth, mapped, rounds
+from benchmarks import compare, cuda, growth, mapped, rounds, saving
 from benchmarks.task import NETWORKS
 
 
@@ -24,9 +24,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--limit", type=float, default=900.0, help="seconds after which a process is given up (900)")
     made.add_argument("--json", type=Path, metavar="FILE", help="write every number to this file")
     made.add_argument("--markdown", type=Path, metavar="FILE", help="write the report to this file as well")
-    commands = made.add_subparsers(metavar="growth|mapped|cuda")
+    commands = made.add_subparsers(metavar="growth|mapped|saving|cuda")
     growth.add_command(commands)
     mapped.add_command(commands)
+    saving.add_command(commands)
     cuda.add_command(commands)
     made.set_defaults(main=compare.main)
     return made

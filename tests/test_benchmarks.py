@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import __main__ as command_line
-from benchmarks import data, figures, growth, mapped, processes, report, rounds
+from benchmarks import data, figures, growth, processes, report, rounds, saving
 from benchmarks.figures import Run, Spread, Target, Verdict
 from benchmarks.peers import PEERS, Peer
 from benchmarks.peers.floor import products, update
@@ -353,17 +353,6 @@ def test_growth_measures_its_cells(tmp_path: Path) -> None:
     assert text.splitlines()[4].startswith("| width 16 ")
 
 
-def test_mapped_measures_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mapped, "BLOCK", 128)  # three blocks, the last of 44
-    folder = mapped.made(tmp_path / "small", 300)
-    rows = [mapped.Row(folder, "load", seconds=0.01), mapped.Row(folder, "map", cold=True, seconds=0.01)]
-    results = [mapped.train(row) for row in rows]
-    assert [result["bytes"] for result in results] == [128 + 300 * 784] * 2
-    assert all(result["samples"] % 128 == 0 < result["seconds"] for result in results)
-    lines = mapped.markdown(list(zip(rows, results, strict=True))).splitlines()
-    assert [line.split("|")[1].strip() for line in lines[4:]] == ["in memory", "read from the disk"]
-
-
 @pytest.mark.parametrize(
     "words", [["--only", "keras"], ["--networks", "huge"], ["--repeats", "0"], ["growth", "--axes", "height"]]
 )
@@ -372,3 +361,12 @@ def test_words_that_do_not_fit_are_refused(words: list[str], capsys: pytest.Capt
         command_line.main(words)
     assert end.value.code == 2
     assert words[-1] in capsys.readouterr().err
+
+
+def test_saving_is_measured() -> None:
+    settings = ["train.epochs=2", "train.threads=1", "train.device=cpu"]
+    found = saving.measured("breast_cancer", settings)
+    assert 2 <= found["saves"] <= 4, "last after each epoch, best where it was one"
+    assert found["bytes"] > 0
+    assert min(found[f"{what}_seconds"] for what in ("other", "pack", "write")) > 0
+    assert "saving adds" in saving.markdown("breast_cancer", [found])
