@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import __main__ as command_line
-from benchmarks import data, figures, growth, processes, report, rounds, saving
+from benchmarks import data, figures, growth, mapped, processes, report, rounds, saving
 from benchmarks.figures import Run, Spread, Target, Verdict
 from benchmarks.peers import PEERS, Peer
 from benchmarks.peers.floor import products, update
@@ -351,6 +351,17 @@ def test_growth_measures_its_cells(tmp_path: Path) -> None:
     assert 1 <= result["steps"] < 10
     text = growth.markdown([(cell, result)], 0.05)
     assert text.splitlines()[4].startswith("| width 16 ")
+
+
+def test_mapped_measures_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mapped, "BLOCK", 128)  # three blocks, the last of 44
+    folder = mapped.made(tmp_path / "small", 300)
+    rows = [mapped.Row(folder, "load", seconds=0.01), mapped.Row(folder, "map", cold=True, seconds=0.01)]
+    results = [mapped.train(row) for row in rows]
+    assert [result["bytes"] for result in results] == [128 + 300 * 784] * 2
+    assert all(result["samples"] % 128 == 0 < result["seconds"] for result in results)
+    lines = mapped.markdown(list(zip(rows, results, strict=True))).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[4:]] == ["in memory", "read from the disk"]
 
 
 @pytest.mark.parametrize(
