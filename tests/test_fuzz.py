@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from dataset_files import IDX_TYPES, idx_bytes
+from fuzz.__main__ import main
 from fuzz.readers import READERS, ROOT, Reader, attempt, found
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -134,7 +135,7 @@ def test_any_bytes(name: str) -> None:
 
 @EVERY_READER
 def test_damaged_files(name: str) -> None:
-    @settings(max_examples=80)
+    @settings(max_examples=60)
     @given(damaged(name))
     def law(content: bytes) -> None:
         within(name, content)
@@ -184,7 +185,7 @@ VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.di
 SECTIONS = st.sampled_from(sorted(json_schema()["properties"]))
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(st.dictionaries(SECTIONS, VALUES, max_size=4))
 def test_any_experiment(data: dict[str, Any]) -> None:
     attempt("config", yaml12.dump({"data": "iris", **data}).encode())
@@ -264,6 +265,7 @@ def test_hostile(name: str, make: Callable[[], bytes]) -> None:
     assert not within(name, make())
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the size of a process is read from /proc")
 def test_nothing_small_takes_much_memory(tmp_path: Path) -> None:
     """The same again where the system itself counts: what is allocated outside of Python, too, and at most 256 MiB."""
     code = (
@@ -284,13 +286,17 @@ def test_nothing_small_takes_much_memory(tmp_path: Path) -> None:
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-def fuzz(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.fuzz", *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def test_the_command_reads_a_file_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, content in (("good", b"a,b\n1,x\n2,y\n"), ("bad", b"a")):
+        (tmp_path / name).write_bytes(content)
+    main(["csv", str(tmp_path / "good"), str(tmp_path / "bad")])
+    assert capsys.readouterr().out == f"{tmp_path / 'good'}: accepted\n{tmp_path / 'bad'}: refused\n"
+    with pytest.raises(SystemExit):
+        main(["cvs", str(tmp_path / "good")])
+    assert "'cvs' is no reader; known: config, yaml" in capsys.readouterr().err
 
 
-def test_the_command_reads_a_file_again(tmp_path: Path) -> None:
-    (tmp_path / "f").write_bytes(b"a,b\n1,x\n2,y\n")
-    done = fuzz("csv", str(tmp_path / "f"))
-    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'f'}: accepted\n"), done.stderr
-    assert "'cvs' is no reader; known: config, yaml" in fuzz("cvs", str(tmp_path / "f")).stderr
+def test_the_command_without_its_fuzzer_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "atheris", None)
+    with pytest.raises(SystemExit, match=r"pip install -e '\.\[fuzz\]'"):
+        main(["csv"])
