@@ -11,12 +11,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dlf.backpropagation import Backpropagation, backpropagation
+from dlf.capture import Graph, Step, captured
 from dlf.data import Data, Part, batches, mix, order
 from dlf.errors import DivergedError
 from dlf.losses import BoundLoss, Task, predicted
@@ -37,6 +39,7 @@ class Experiment:
     `loss(output, target)` is the mean over a batch. `penalties` add their gradient to `.grad` and return their value,
     `clips` change gradients, `limits` change weights after the update. `learning_rate_factor(step, history)` scales
     every group's initial rate. `metrics(output, target)` measures the validation part beyond loss and headline.
+    `graph` makes what captures steps, if they shall be; `tell` hears why they could not.
     """
 
     data: Data
@@ -51,6 +54,8 @@ class Experiment:
     metrics: Metrics = lambda output, target: {}
     precision: str = "float32"
     precision_reason: str = ""
+    graph: Callable[[], Graph] | None = None
+    tell: Callable[[str], None] = lambda message: None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -81,6 +86,7 @@ class TrainState:
     seconds: float = 0.0
     update: Callable[[], Any] = field(init=False, repr=False)
     backpropagate: Backpropagation = field(init=False, repr=False)
+    captured: Step | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.backpropagate = backpropagation(self.network)
@@ -118,18 +124,17 @@ def train_epoch(
     state: TrainState, experiment: Experiment, history: Sequence[Record], on_step: Callable[[TrainState], None]
 ) -> float:
     """The rest of the epoch under way, all of it at its start; the learning rate of its last step."""
-    train, size = experiment.data.train, min(experiment.batch_size, len(experiment.data.train))
     first = state.step - state.epoch * experiment.steps_per_epoch
-    visited = order(len(train), experiment.seed, state.epoch)
-    rate, device = float(state.optimizer.param_groups[0]["lr"]), train.x.device
+    visited = order(len(experiment.data.train), experiment.seed, state.epoch)
+    rate, device = float(state.optimizer.param_groups[0]["lr"]), experiment.data.train.x.device
     reserve(state, (state.epoch + 1) * experiment.steps_per_epoch)
     state.network.train()
     started = time.perf_counter() - state.seconds
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the caller's generators stay theirs
-        for x, y in batches(train, visited, size, first):
+        for step in steps(state, experiment, visited, first):
             rate = set_learning_rate(state.optimizer, experiment.learning_rate_factor(state.step, history))
             seed_dropout(mix(experiment.seed, state.step), device)
-            train_step(state, experiment, x, y)
+            state.losses[state.step] = step()
             state.step += 1
             state.seconds = time.perf_counter() - started
             on_step(state)
@@ -145,8 +150,30 @@ def reserve(state: TrainState, steps: int) -> None:
     state.losses = torch.cat([state.losses, state.losses.new_zeros(missing)])
 
 
-def train_step(state: TrainState, experiment: Experiment, x: Tensor, y: Tensor) -> None:
-    """Forward, loss, backward, penalties, clipping, update, limits; the loss and the sums are noted without waiting."""
+def steps(state: TrainState, experiment: Experiment, visited: Tensor, first: int) -> Iterator[Callable[[], Tensor]]:
+    """The steps of an epoch from number `first` on, each as a function that makes it and returns its loss."""
+    train, size = experiment.data.train, min(experiment.batch_size, len(experiment.data.train))
+    if experiment.graph is None or not isinstance(train.x, Tensor):
+        for x, y in batches(train, visited, size, first):
+            yield partial(train_step, state, experiment, x, y)
+        return
+    if state.captured is None:
+        step = partial(_gather_and_step, state, experiment)
+        state.captured = captured(
+            step, state.optimizer, size=size, graph=experiment.graph, device=train.x.device, tell=experiment.tell
+        )
+    for batch in torch.split(visited.to(train.x.device), size)[first:]:
+        yield partial(state.captured, batch)
+
+
+def _gather_and_step(state: TrainState, experiment: Experiment, batch: Tensor) -> Tensor:
+    train = experiment.data.train
+    assert isinstance(train.x, Tensor)
+    return train_step(state, experiment, train.x.index_select(0, batch), train.y.index_select(0, batch))
+
+
+def train_step(state: TrainState, experiment: Experiment, x: Tensor, y: Tensor) -> Tensor:
+    """Forward, loss, backward, penalties, clipping, update, limits; the loss, and the sums noted, without waiting."""
     output, loss = state.backpropagate(x, y, experiment.loss)
     penalties = [penalty() for penalty in experiment.penalties]
     for clip in experiment.clips:
@@ -155,10 +182,10 @@ def train_step(state: TrainState, experiment: Experiment, x: Tensor, y: Tensor) 
         state.update()
         for limit in experiment.limits:
             limit()
-        state.losses[state.step] = loss
         state.sums[0] += headline(state.network, output, y, experiment.task)
         for penalty in penalties:
             state.sums[1] += penalty * len(x)
+    return loss
 
 
 def headline(network: Network, output: Tensor, y: Tensor, task: Task) -> Tensor:
@@ -203,8 +230,12 @@ def seed_dropout(seed: int, device: torch.device) -> None:
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
     """Scale every group's initial rate; the rate of the first group."""
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
-    return float(optimizer.param_groups[0]["lr"])
+        rate = group["initial_lr"] * factor
+        if isinstance(group["lr"], Tensor):  # a captured update reads it there
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+    return float(optimizer.param_groups[0]["initial_lr"] * factor)
 
 
 def check_finite(state: TrainState) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dlf import precision
+from dlf.capture import CudaGraph
 from dlf.config import ExperimentConfig, check_device, nested
 from dlf.data import Data
 from dlf.engine import Experiment, TrainState
@@ -68,7 +69,7 @@ def _available_memory(device: torch.device) -> int:
 
 
 def assemble(
-    config: ExperimentConfig, data: Data, device: torch.device
+    config: ExperimentConfig, data: Data, device: torch.device, tell: Callable[[str], None] = lambda message: None
 ) -> tuple[Experiment, TrainState, ExperimentConfig]:
     """The running objects, and the configuration with what followed from data and machine filled in."""
     blueprint = draw(config, data.spec)
@@ -94,6 +95,8 @@ def assemble(
         metrics=_measure(config.metrics, blueprint, data),
         precision=chosen,
         precision_reason=reason,
+        graph=CudaGraph if device.type == "cuda" and config.train.cuda_graphs else None,
+        tell=tell,
         **_regularizers(config, network),
     )
     train = config.train.model_copy(update={"precision": chosen})

@@ -58,13 +58,16 @@ class Fused:
         return {"params": group["params"], **{name: [each[name] for each in states] for name in states[0]}}
 
 
+_ONE = torch.ones(())  # on a CPU a number becomes a tensor anew for every counter
+
+
 def _is_fused(group: dict[str, Any]) -> bool:
     plain = not (group.get("maximize") or group.get("differentiable") or group.get("capturable"))
     return plain and bool(group.get("fused")) and not isinstance(group["lr"], Tensor)
 
 
 def _adam(group: dict[str, Any], gradients: list[Tensor], lists: dict[str, list[Tensor]]) -> None:
-    torch._foreach_add_(lists["step"], 1)
+    torch._foreach_add_(lists["step"], 1 if lists["step"][0].is_cuda else _ONE)
     kernel = torch._fused_adamw_ if group.get("decoupled_weight_decay") else torch._fused_adam_
     kernel(
         lists["params"],

@@ -108,11 +108,11 @@ def train(tmp_path: Path) -> Train:
 
 @pytest.fixture
 def assembled() -> Assembled:
-    """`assembled(config, *overrides)`: the running objects of a mapping on the CPU, untrained, unwritten."""
+    """`assembled(config, *overrides)`: the running objects of a mapping, untrained; by default on the CPU."""
 
-    def made(config: Mapping[str, Any], *overrides: str) -> tuple[Experiment, TrainState]:
+    def made(config: Mapping[str, Any], *overrides: str, device: str = "cpu") -> tuple[Experiment, TrainState]:
         resolved = loads(yaml12.dump(dict(config)), "the test", overrides).config
-        data, _ = load(resolved.data_section, torch.device("cpu"), lambda message: None)
-        return assemble(resolved, data, torch.device("cpu"))[:2]
+        data, _ = load(resolved.data_section, torch.device(device), lambda message: None)
+        return assemble(resolved, data, torch.device(device))[:2]
 
     return made

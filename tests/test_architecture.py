@@ -27,6 +27,7 @@ LEVELS = (
         "regularizers",
         "optimizers",
         "updates",
+        "capture",
         "schedules",
         "metrics",
         "datasets",

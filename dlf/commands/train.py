@@ -64,7 +64,9 @@ def _train_new(loaded: Loaded, runs: Path, display: Logged) -> TrainResult:
     data, section = data_module.load(config.data_section, device, display.message, reasons.append)
     _warn(config.data_section, section, reasons, data, display)
     with loaded.places():
-        experiment, state, resolved = assemble(config.model_copy(update={"data": section}), data, device)
+        experiment, state, resolved = assemble(
+            config.model_copy(update={"data": section}), data, device, display.message
+        )
         if flaws := list(check_monitors(resolved, experiment.headline)):
             raise InvalidError(flaws)
     if config.train.precision == "auto" and experiment.precision != "float32":
@@ -132,7 +134,7 @@ def _resume(run: RunDirectory, loaded: Loaded, start: str | None, device: torch.
     sha256, split = info["data_sha256"], info["split_sha256"]
     data = data_module.reload(loaded.config.data_section, device, display.message, sha256=sha256, split=split)
     with loaded.places():
-        experiment, state, config = assemble(loaded.config, data, device)
+        experiment, state, config = assemble(loaded.config, data, device, display.message)
     contents = saving.chosen(run, start) if start is not None else _newest(run, config, display)
     if contents is not None:
         _go_back_to(run, contents, state, config, display)

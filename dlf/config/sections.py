@@ -87,6 +87,8 @@ class TrainSection(Section):
     """auto takes CUDA when there is one."""
     precision: Precision = "auto"
     """Numbers of the matrix products; auto takes bfloat16 where the hardware has it and the network is large enough."""
+    cuda_graphs: bool = True
+    """On a GPU, capture the step once and replay it, where it can be captured; false: launch its kernels one by one."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Threads of the CPU's arithmetic; default: one a core. Another number changes the last bits of the result."""
 
