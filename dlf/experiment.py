@@ -108,7 +108,10 @@ def choose_precision(
 ) -> tuple[precision.Precision, str]:
     """The precision of the products and the reason for it."""
     products = sum(multiply_adds(row.module, row.output) for row in blueprint.rows) * config.data_section.batch_size
-    return precision.choose(config.train.precision, device, products)
+    try:
+        return precision.choose(config.train.precision, device, products)
+    except InvalidError as error:
+        raise error.below("train", "precision") from None
 
 
 def bind_loss(loss: Component, data: Data, device: torch.device) -> BoundLoss:

@@ -18,6 +18,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, cast, get_args
 
 from pydantic import (
@@ -55,6 +56,14 @@ class Section(BaseModel):
     )
 
 
+@cache  # asked in every step, by the schedule
+def _own_fields(component: type[Component]) -> tuple[str, ...]:
+    """Fields without those of a registry's base, which the assembly reads and the function never sees."""
+    base = component.__mro__[1]
+    shared = set(base.model_fields) if issubclass(base, Component) else {"type"}
+    return tuple(name for name in component.model_fields if name not in shared)
+
+
 class Component(Section):
     """The validated parameters of one component; `type` is the name that it was registered under."""
 
@@ -63,14 +72,7 @@ class Component(Section):
     @property
     def parameters(self) -> dict[str, Any]:
         """The keyword-only arguments of the registered function, by name."""
-        own = set(type(self).model_fields) - self._shared_fields()
-        return {name: getattr(self, name) for name in type(self).model_fields if name in own}
-
-    @classmethod
-    def _shared_fields(cls) -> set[str]:
-        """Fields that come from a registry's base, which the assembly reads and the function never sees."""
-        base = cls.__mro__[1]
-        return set(base.model_fields) if issubclass(base, Component) else {"type"}
+        return {name: getattr(self, name) for name in _own_fields(type(self))}
 
 
 class _WithoutSource(BaseModel):

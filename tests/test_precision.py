@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from dlf import precision
 from dlf.layers import LAYERS, initialise, stack
 from dlf.modules import Weighted
+from dlf.registry import InvalidError
 
 CPU = torch.device("cpu")
 SHAPES = {"linear": (40,), "maxout": (40,), "conv2d": (3, 6, 6)}
@@ -105,3 +108,22 @@ def test_what_is_handed_on_is_what_would_be_rounded_next() -> None:
     weighted[0].hand_on = False
     torch.manual_seed(0)
     assert torch.equal(network(x), handed)
+
+
+def test_tf32_is_refused_where_nothing_computes_it() -> None:
+    with pytest.raises(InvalidError, match="not by this cpu: take float32, bfloat16 or auto"):
+        precision.choose("tf32", CPU, 10**9)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", SHAPES)
+def test_on_a_gpu_float32_is_float32_and_tf32_rounds_to_11_bits(kind: str) -> None:
+    """The reference is the CPU's float64. A factor rounded to 11 bits errs by 2^-12; two factors, four for safety."""
+    x = torch.randn(8, *SHAPES[kind], generator=torch.Generator().manual_seed(1))
+    module = layer(kind)
+    expected = deepcopy(module).double()(x.double()).detach()
+    for name, bound in (("float32", 2**-18), ("tf32", 2**-9)):
+        precision.apply(module.cuda(), name)  # type: ignore[arg-type]
+        error = (module(x.cuda()).double().cpu() - expected).abs().max() / expected.abs().max()
+        assert error < bound
+        assert (error > 2**-16) == (name == "tf32")
