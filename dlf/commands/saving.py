@@ -56,8 +56,7 @@ def commit(run: RunDirectory, files: Mapping[str, bytes], step: int, keep: int) 
     if keep > 1 and checkpoint.exists(run.last):
         with suppress(RunError):  # what is damaged is not worth keeping
             before = checkpoint.read(run.last)
-            if before.position.step < step:
-                checkpoint.write(run.older_folder(before.position.step), before.files)
+            checkpoint.write(run.older_folder(before.position.step), before.files)
     checkpoint.write(run.last, files)
     prune(run, step, keep)
 
