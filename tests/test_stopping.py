@@ -67,7 +67,7 @@ def step(state, *others):
     if state.step == 20:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
-    real(state, *others)
+    return real(state, *others)
 
 engine.train_step = step
 main()
@@ -101,7 +101,7 @@ def step(state, *others):
     if state.step == 8:
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + 2**23, resource.RLIM_INFINITY))
-    real(state, *others)
+    return real(state, *others)
 
 engine.train_step = step
 main()
