@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -188,8 +189,8 @@ def _remove(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`; RunError, with who holds it, where somebody else does.
+def locked(path: Path, *, patience_seconds: float = 0.0) -> Iterator[None]:
+    """Hold the lock file `path`; RunError, with who holds it, where somebody else does for longer than the patience.
 
     The system lets go of it when the process ends, however it ends, so there are no stale locks to take over. Where
     the system or the file system has no such locks, nothing is held.
@@ -197,7 +198,11 @@ def locked(path: Path) -> Iterator[None]:
     with _explained("lock", path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NOT_THROUGH_LINKS, 0o666)
         try:
-            if not _lock(descriptor):
+            until = time.monotonic() + patience_seconds
+            while not _lock(descriptor):
+                if time.monotonic() < until:
+                    time.sleep(0.01)
+                    continue
                 holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
                 raise RunError(f"{path.parent} is in use by {holder}. Wait until it ends, or stop it; then try again.")
             os.ftruncate(descriptor, 0)

@@ -11,6 +11,7 @@ runs/mnist-20261123-101500-3f2a/
   evaluation-test.json   what `dlf evaluate` found
   train.log              what was said while training
   .lock                  held by the process that trains
+  .info.lock             held for the moment in which run.json or an evaluation is written
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from dlf.registry import Section, did_you_mean
 
 Status = Literal["running", "completed", "interrupted", "diverged", "failed"]
 Record = Mapping[str, Any]
+
+WRITING_SECONDS = 30.0  # to wait for another process that writes, which needs milliseconds, or a slow disk
 
 _STAMP = re.compile(r"\d{8}-\d{6}(?=-[0-9a-f]{4}$)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -157,8 +160,38 @@ class RunDirectory:
 
     def write_info(self, **changes: Any) -> None:
         """Set these entries of run.json and keep the others."""
+        with self._writing():
+            self._change_info(changes)
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        """One process at a time changes the small files: a training that ends, evaluations beside each other."""
+        return durable.locked(self.path / ".info.lock", patience_seconds=WRITING_SECONDS)
+
+    def _change_info(self, changes: Record) -> None:
         info = self.read_info() if self._info.exists() else {}
         durable.write(self._info, to_json({**info, **changes}, indent=2))
+
+    def test_looks(self) -> list[Record]:
+        """When the test set was looked at, with which checkpoint and by which command; RunError if that is damaged."""
+        looks = self.read_info().get("test_looks", [])
+        if not isinstance(looks, list) or not all(isinstance(look, dict) for look in looks):
+            raise RunError(
+                f"{self._info}: test_looks is not a list of looks: the file was edited. "
+                "Bring it back from a copy; an empty list starts to count anew."
+            )
+        return looks
+
+    def count_test_look(self, *, checkpoint: str, epoch: int, command: str) -> int:
+        """Note in run.json that somebody is about to see how a checkpoint does on the test set; how often now.
+
+        Every command that shows such figures calls it once, before it shows them. No look is lost where several
+        processes look at the same time.
+        """
+        look = {"time": now(), "checkpoint": checkpoint, "epoch": epoch, "command": command}
+        with self._writing():
+            looks = [*self.test_looks(), look]
+            self._change_info({"test_looks": looks})
+        return len(looks)
 
     def checkpoint(self, name: str) -> Path:
         """The folder of the checkpoint called best, last or step-N; UsageError, with those there are, otherwise."""
@@ -250,7 +283,8 @@ class RunDirectory:
     def write_evaluation(self, split: str, result: Record) -> Path:
         """Keep what `dlf evaluate` found; the file it was written to."""
         path = self.path / f"evaluation-{split}.json"
-        durable.write(path, to_json(result, indent=2))
+        with self._writing():
+            durable.write(path, to_json(result, indent=2))
         return path
 
 

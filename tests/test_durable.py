@@ -257,6 +257,27 @@ def test_one_writer_at_a_time_and_none_after_death(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks on Windows")
+def test_who_is_patient_gets_the_lock_when_it_is_free(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with durable.locked(lock):
+            entered.set()
+            leave.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    entered.wait(30)
+    with pytest.raises(RunError, match="is in use"), durable.locked(lock, patience_seconds=0.02):
+        pass
+    threading.Timer(0.05, leave.set).start()
+    with durable.locked(lock, patience_seconds=30):
+        assert leave.is_set()
+    holder.join()
+
+
 def test_a_lock_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MachineError, match="cannot lock"), durable.locked(tmp_path / "missing" / ".lock"):
         pass

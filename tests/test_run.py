@@ -49,7 +49,7 @@ def test_every_file_that_the_design_lists(train: Train) -> None:
     names = ("model.safetensors", "optimizer.safetensors", "progress.safetensors", "state.json", "MANIFEST.json")
     checkpoints = {f"checkpoints/{which}/{name}" for which in ("best", "last") for name in names}
     listed = {"config.yaml", "config.source.yaml", "run.json", "metrics.jsonl", "evaluation-test.json", "train.log"}
-    assert set(files_of(run.path)) == checkpoints | listed | {".lock"}
+    assert set(files_of(run.path)) == checkpoints | listed | {".lock", ".info.lock"}
 
 
 def test_run_json_says_what_a_result_depends_on(train: Train) -> None:
@@ -517,5 +517,5 @@ def test_a_file_beside_is_never_taken_for_the_run(tmp_path: Path) -> None:
     run.write_info(status="running")
     run.write_info(seed=1)
     assert run.read_info() == {"status": "running", "seed": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"run.json", ".info.lock"}
     assert durable.locate(run.last)[1] is None

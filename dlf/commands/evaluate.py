@@ -72,6 +72,9 @@ def evaluate_run(
         raise DataError(f"{run.id} has no {split} samples: data.{'validation' if split == 'val' else split} is 0")
     with threads(opened.config.train.threads):
         found = evaluate(opened.network, opened.experiment, part)
+    looks = {}
+    if split == "test":
+        looks["test_looks"] = run.count_test_look(checkpoint=opened.checkpoint, epoch=opened.epoch, command="evaluate")
     result = {
         "run": run.id,
         "checkpoint": opened.checkpoint,
@@ -82,6 +85,7 @@ def evaluate_run(
         "samples": len(part),
         "task": opened.experiment.task,
         "classes": opened.data.classes,
+        **looks,
         **found,
     }
     run.write_evaluation(split, result)

@@ -247,7 +247,7 @@ def _begin(again: RunDirectory, recorded: _Recorded) -> None:
     text = recorded.run.config.read_text(encoding="utf-8")
     again.begin(text, (), text)
     own = {"id": again.id, "reproduces": recorded.run.id, "started": time_now(), "status": "running"}
-    again.write_info(**{**recorded.info, **own})
+    again.write_info(**{**recorded.info, **own, "test_looks": []})
 
 
 def _status(found: _Found, recorded: _Recorded) -> str:

@@ -50,7 +50,7 @@ def _warn_of_fallback(console: Console, requested: str, used: str) -> None:
         console.print(Text(text, style="bold red"))
 
 
-_ABOUT = {"run", "checkpoint", "epoch", "split", "data", "requested_data", "samples", "task", "classes"}
+_ABOUT = {"run", "checkpoint", "epoch", "split", "data", "requested_data", "samples", "task", "classes", "test_looks"}
 _MACRO = {"precision", "recall", "f1"}  # their default average
 
 
@@ -61,6 +61,8 @@ def show_evaluation(result: Mapping[str, Any]) -> None:
         head = f"{safe(result['run'])}, {result['checkpoint']} checkpoint (epoch {result['epoch']}): {where}"
         console.print(Text(head, style="bold"))
         _warn_of_fallback(console, result["requested_data"], result["data"])
+        if "test_looks" in result:
+            console.print(Text(f"test looked at {_times(result['test_looks'])}"))
         table = _table("", "")
         for name, value in result.items():
             if name not in _ABOUT and is_number(value):
@@ -69,6 +71,10 @@ def show_evaluation(result: Mapping[str, Any]) -> None:
         if counts := result.get("confusion_matrix"):
             names = result["classes"] or range(len(counts))
             _print_confusion(console, counts, [_short(safe(name)) for name in names])
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else "twice" if count == 2 else f"{count:,} times"
 
 
 def _short(name: str) -> str:
