@@ -130,21 +130,17 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     The old folder is moved aside before the new one takes its name and removed after that, so at every instant one
     of the two is complete on disk: as `folder`, or as the one beside it that `locate` knows.
     """
-    part = folder.with_name(f".{folder.name}.part")
-    old = _aside(folder)
+    part, old = _part(folder), _aside(folder)
     for path in (folder, folder.parent):
         if path.is_symlink():
             raise RunError(f"{path} is a symbolic link; nothing is written through it. Put a real folder in its place.")
     with _explained("write", folder):
-        _remove(part)
+        _mend(folder)
         part.mkdir()
         for name, data in files.items():
             _write_and_sync(part / name, data, os.O_EXCL)
         sync_folder(part)
-        if folder.exists():  # where it is not, the last replacement was cut off, and `old` is all there is
-            if old.exists():  # it was cut off later: the name that it gave may not be on the disk yet
-                sync_folder(folder.parent)
-                _remove(old)
+        if folder.exists():
             folder.rename(old)
         part.rename(folder)
         sync_folder(folder.parent)
@@ -153,13 +149,32 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder of plain files, and what was left of it where that was cut off. Its name goes first, whole."""
-    gone = folder.with_name(f".{folder.name}.part")
     with _explained("remove", folder):
-        _remove(gone)
+        _mend(folder)
         if folder.exists():
-            folder.rename(gone)
-        _remove(gone)
-        _remove(_aside(folder))
+            sync_folder(folder.parent)  # an emptied old one whose removal is not on the disk would take its place
+            folder.rename(_part(folder))
+            sync_folder(folder.parent)
+            _remove(_part(folder))
+
+
+def mend_folder(folder: Path) -> None:
+    """Clear away what a replacement or a removal that was cut off has left beside `folder`."""
+    with _explained("mend", folder):
+        _mend(folder)
+
+
+def _mend(folder: Path) -> None:
+    """The folder as `locate` finds it, under its own name and with nothing beside it."""
+    part, old = _part(folder), _aside(folder)
+    if not (os.path.lexists(part) or os.path.lexists(old)):
+        return
+    if not folder.exists() and old.is_dir() and not old.is_symlink():
+        old.rename(folder)
+    # the renames that were cut off may not be on the disk: what goes must have no other name there
+    sync_folder(folder.parent)
+    _remove(part)
+    _remove(old)
 
 
 def locate(folder: Path) -> tuple[Path, tuple[int, int] | None]:
@@ -169,6 +184,10 @@ def locate(folder: Path) -> tuple[Path, tuple[int, int] | None]:
             found = path.stat()
             return path, (found.st_ino, found.st_mtime_ns)
     return folder, None
+
+
+def _part(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.part")
 
 
 def _aside(folder: Path) -> Path:

@@ -235,6 +235,7 @@ def test_killed_at_any_operation(watched: tuple[Disk, Noting], undisturbed: dict
         for root, saved in new(n, [disk.left(n)]):
             check(root, saved)
             assert go_on(root) == undisturbed, n
+            assert not [path for path in run_below(root).path.rglob(".*") if not path.name.endswith(".lock")]
 
 
 def test_killed_at_any_byte(watched: tuple[Disk, Noting], undisturbed: dict[str, Any], scratch: Path) -> None:

@@ -16,7 +16,7 @@ from dlf import durable
 
 
 class Step(NamedTuple):
-    """Something that is done to a folder, what a reader finds in it when it is done, and where it dies."""
+    """Something that is done to a folder, what a reader finds in it when it is done (...: as before); where it dies."""
 
     act: Callable[[Path], Any]
     value: Any
@@ -51,6 +51,10 @@ def saving(text: bytes) -> Step:
     return Step(lambda root: durable.write_folder(root / "last", files), files)
 
 
+def removing() -> Step:
+    return Step(lambda root: durable.remove_folder(root / "last"), None)
+
+
 def file(root: Path) -> Any:
     return (root / "file").read_bytes() if (root / "file").exists() else None
 
@@ -75,6 +79,7 @@ CASES = {
     "lines": Case(lines, [adding(b"one"), adding(b"two", b"one"), adding(b"three", b"one", b"two")]),
     "folders": Case(is_there, [Step(lambda root: durable.ensure_folder(root / "some" / "folder"), True)]),
     "checkpoint": Case(checkpoint, [saving(b"one"), saving(b"two two"), saving(b"3")]),
+    "removal": Case(checkpoint, [saving(b"one"), saving(b"two"), removing()]),
 }
 
 
@@ -89,7 +94,7 @@ def done(case: Case, root: Path) -> Done:
         try:
             with disk:
                 step.act(root)
-            after = [step.value]
+            after = before if step.value is ... else [step.value]
         except Killed:
             after = [*before, step.value]
         promised += [[*before, step.value]] * (len(disk.log) - start - 1) + [after]
@@ -126,20 +131,34 @@ def test_each_single_fsync_is_needed(name: str, tmp_path: Path) -> None:
         assert next(violations, None) is not None, (index, finished.disk.trace)
 
 
+# what is done to a checkpoint of one save, dies at each of its operations, and is followed by another
+MEND = Step(lambda root: durable.mend_folder(root / "last"), ...)
+TWICE = {
+    "save, save": (saving(b"two two"), saving(b"3")),
+    "save, removal": (saving(b"two two"), removing()),
+    "save, mending": (saving(b"two two"), MEND),
+    "removal, save": (removing(), saving(b"3")),
+    "removal, removal": (removing(), removing()),
+    "removal, mending": (removing(), MEND),
+}
+
+
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> list[Done]:
-    """A second save dies at each of its operations, and a third one follows."""
-    first, second, third = CASES["checkpoint"].steps
-    folder = tmp_path_factory.mktemp("killed")
-    one = done(Case(checkpoint, [first]), folder / "one")
-    two = done(Case(checkpoint, [first, second]), folder / "two")
-    return [
-        done(Case(checkpoint, [first, second._replace(dies_at=k), third]), folder / f"{k}")
-        for k in range(len(two.disk.log) - len(one.disk.log))
-    ]
+    """Every pair, for every operation at which its first half dies."""
+    finished = []
+    for first, second in TWICE.values():
+        folder = tmp_path_factory.mktemp("killed")
+        before = done(Case(checkpoint, [saving(b"one")]), folder / "before")
+        whole = done(Case(checkpoint, [saving(b"one"), first]), folder / "whole")
+        finished += [
+            done(Case(checkpoint, [saving(b"one"), first._replace(dies_at=k), second]), folder / f"{k}")
+            for k in range(len(whole.disk.log) - len(before.disk.log))
+        ]
+    return finished
 
 
-def test_a_save_after_one_that_died(killed: list[Done], tmp_path: Path) -> None:
+def test_what_follows_one_that_died(killed: list[Done], tmp_path: Path) -> None:
     for k, finished in enumerate(killed):
         assert list(broken(finished, tmp_path / f"{k}")) == []
 

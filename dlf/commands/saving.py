@@ -70,6 +70,16 @@ def prune(run: RunDirectory, step: int, keep: int) -> None:
             durable.remove_folder(run.older_folder(older))
 
 
+def mend(run: RunDirectory) -> None:
+    """Clear away what a save that was cut off has left beside a checkpoint: the next one may never come."""
+    for folder in _folders(run):
+        durable.mend_folder(folder)
+
+
+def _folders(run: RunDirectory) -> list[Path]:
+    return [run.last, run.best, *map(run.older_folder, run.older_steps())]
+
+
 def chosen(run: RunDirectory, name: str) -> Contents:
     """The checkpoint of this name: best, last or step-N. RunError, with those that are whole, where it is damaged."""
     return _read(run, run.checkpoint(name))
@@ -100,7 +110,7 @@ def described(contents: Contents) -> str:
 def offers(run: RunDirectory, damaged: Path) -> str:
     """What to do when this checkpoint cannot be used: those that can, furthest first, and the command."""
     whole: dict[str, Contents] = {}
-    for folder in (run.last, run.best, *map(run.older_folder, run.older_steps())):
+    for folder in _folders(run):
         with suppress(RunError):
             if folder != damaged:
                 whole[folder.name] = checkpoint.read(folder)

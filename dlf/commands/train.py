@@ -169,6 +169,7 @@ def _go_back_to(
     run.check_metrics(contents.written)
     if config.train.epochs < state.epoch:
         raise UsageError(_in_the_past(run, state.epoch, config))
+    saving.mend(run)
     if contents.folder.name != run.last.name:
         display.message(f"going on from {saving.described(contents)}")
         saving.commit(run, contents.files, state.step, config.checkpoint.keep)
