@@ -111,6 +111,8 @@ class Link:
         x = x.to(self.products)
         self.mask = None if self.dropout is None or self.dropout.drop == 0 else self.dropout.mask(x)
         self.input = x if self.mask is None else x * self.mask
+        large = x.shape[0] * self.weight.numel() >= _PAYS_FROM and self.products in _ITS_NUMBERS
+        self.one_pass = _ONE_PASS if large else None
         if self.weight.dtype != self.parameters[0].dtype:
             self.weight.copy_(self.parameters[0])
             self.bias.copy_(self.parameters[1])
@@ -134,20 +136,17 @@ class Link:
         return g if self.mask is None else g.mul_(self.mask)
 
     def _activated_sum(self) -> Tensor:
-        if _ONE_PASS is None or self.name_in_one_pass is None or not self._pays():
+        if self.one_pass is None or self.name_in_one_pass is None:
             return self.activate(F.linear(self.input, self.weight, self.bias))
-        result: Tensor = _ONE_PASS(self.input, self.weight, self.bias, self.name_in_one_pass, [], "")
+        result: Tensor = self.one_pass(self.input, self.weight, self.bias, self.name_in_one_pass, [], "")
         return result
 
     def _through(self, d: Tensor) -> Tensor:
         """d W, which oneDNN computes faster in single precision than the library behind `@`."""
-        if _ONE_PASS is None or not self._pays():
+        if self.one_pass is None:
             return d @ self.weight
-        result: Tensor = _ONE_PASS(d, self.weight.t(), None, "none", [], "")
+        result: Tensor = self.one_pass(d, self.weight.t(), None, "none", [], "")
         return result
-
-    def _pays(self) -> bool:
-        return len(self.input) * self.weight.numel() >= _PAYS_FROM and self.products in _ITS_NUMBERS
 
 
 def _links(network: Network) -> list[Link] | None:

@@ -210,12 +210,10 @@ class BoundLoss:
         return LOSSES.get(self.name).function(output, target, **self.parameters)
 
     def with_gradient(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss and its derivative by the output, (batch, units); neither has a graph."""
-        written = LOSSES.get(self.name).facts.get("gradient")
+        """The loss and its derivative by the output, (batch, units), which has no graph; neither have the two."""
+        written: Callable[..., tuple[Tensor, Tensor]] | None = LOSSES.get(self.name).facts.get("gradient")
         if written is not None:
-            with torch.no_grad():
-                found: tuple[Tensor, Tensor] = written(output, target, **self.parameters)
-                return found
+            return written(output, target, **self.parameters)
         with torch.enable_grad():
             output = output.detach().requires_grad_()
             value = self(output, target)

@@ -40,16 +40,15 @@ class Fused:
         self.kernel = kernel
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.gathered: list[tuple[dict[str, Any], dict[str, list[Tensor]]]] = []
-        self.of: list[Any] = []
+        self.of: Any = None
 
     def __call__(self) -> None:
         state = self.optimizer.state
-        entries = [state.get(parameter) for parameter in self.parameters]
-        if any(not entry for entry in entries) or any(parameter.grad is None for parameter in self.parameters):
+        if len(state) < len(self.parameters) or any(parameter.grad is None for parameter in self.parameters):
             self.whole()
             return
-        if len(self.of) != len(entries) or any(a is not b for a, b in zip(entries, self.of, strict=True)):
-            self.gathered, self.of = [(group, self._lists(group)) for group in self.optimizer.param_groups], entries
+        if state is not self.of:  # loading a checkpoint puts another in its place
+            self.gathered, self.of = [(group, self._lists(group)) for group in self.optimizer.param_groups], state
         for group, lists in self.gathered:
             self.kernel(group, [parameter.grad for parameter in lists["params"]], lists)
 

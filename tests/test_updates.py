@@ -60,7 +60,7 @@ def test_lists_that_outlive_the_state_are_noticed(name: str) -> None:
 
     class Stale(Fused):
         def __call__(self) -> None:
-            if self.of and all(parameter.grad is not None for parameter in self.parameters):
+            if self.of is not None and all(parameter.grad is not None for parameter in self.parameters):
                 for group, lists in self.gathered:
                     self.kernel(group, [parameter.grad for parameter in lists["params"]], lists)
             else:

@@ -77,7 +77,12 @@ def settings(task: Task) -> dict[str, Any]:
         "name": f"benchmark-{task.network}",
         "seed": task.seed,
         "data": where | {"limit": task.samples, "validation": held_out(task), "batch_size": task.shape.batch},
-        "model": {"activation": "relu", "init": "xavier_uniform", "layers": [{"type": "linear", "units": units} for units in hidden]},
+        # JAX and Keras start from the same distribution
+        "model": {
+            "activation": "relu",
+            "init": "xavier_uniform",
+            "layers": [{"type": "linear", "units": units} for units in hidden],
+        },
         "optimizer": {"type": "adam", "lr": 0.001},
         "train": train,
     }
