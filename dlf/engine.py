@@ -182,9 +182,9 @@ def train_step(state: TrainState, experiment: Experiment, x: Tensor, y: Tensor) 
         state.update()
         for limit in experiment.limits:
             limit()
-        state.sums[0] += headline(state.network, output, y, experiment.task)
+        state.sums[0].add_(headline(state.network, output, y, experiment.task))
         for penalty in penalties:
-            state.sums[1] += penalty * len(x)
+            state.sums[1].add_(penalty * len(x))
     return loss
 
 
