@@ -34,7 +34,7 @@ LEVELS = (
     ),
     ("precision",),
     ("config",),
-    ("streamed",),
+    ("streamed", "pictures"),
     ("data", "model", "history"),
     ("backpropagation",),
     ("engine", "environment", "checkpoint"),

@@ -8,6 +8,7 @@ import struct
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import PositiveInt
@@ -16,9 +17,12 @@ from dlf.datasets import DATASETS, Array, Dataset, Samples, Source
 from dlf.datasets.local import existing, listed
 from dlf.errors import DataError
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 _FORMATS = ("PNG", "JPEG", "BMP")
-_DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # PIL would clip these to 0 .. 255
+DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # PIL would clip these to 0 .. 255
 
 
 @DATASETS.register("image_folder")
@@ -100,21 +104,37 @@ def _samples(images: Sequence[tuple[Path, int]], size: int, color: bool, digest:
 
 def _pixels(data: bytes, size: int, color: bool) -> Array:
     """The pixels (channels, size, size) of an image file; ValueError where it is damaged, enormous or too deep."""
+    image = upright(data, _FORMATS)
+    if image.mode in DEEP_MODES:
+        raise ValueError(f"has more than 8 bits a channel ({image.mode}); save it with 8")
+    return resized(image.convert("RGB" if color else "L"), size, size)
+
+
+def upright(data: bytes, formats: Sequence[str]) -> Image:
+    """The image of a file in one of these formats, turned as the camera noted; ValueError where there is none.
+
+    What has so many pixels that it must be a decompression bomb is refused before one of them is decoded.
+    """
     from PIL import Image, ImageOps  # comes with torchvision
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of notes in the file that are damaged, where the pixels are not
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                if image.mode in _DEEP_MODES:
-                    raise ValueError(f"has more than 8 bits a channel ({image.mode}); save it with 8")
-                upright = ImageOps.exif_transpose(image).convert("RGB" if color else "L")
+            with Image.open(io.BytesIO(data), formats=formats) as image:
+                return ImageOps.exif_transpose(image)  # a copy: the pixels are read
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(str(error)) from error
     except (OSError, SyntaxError, EOFError, struct.error) as error:
-        raise ValueError(f"not an intact PNG, JPEG or BMP image ({error})") from error
-    if upright.size != (size, size):
-        upright = upright.resize((size, size), Image.Resampling.LANCZOS)
-    pixels = np.asarray(upright)  # (size, size) or (size, size, 3)
+        expected = f"{', '.join(formats[:-1])} or {formats[-1]}"
+        raise ValueError(f"not an intact {expected} image ({error})") from error
+
+
+def resized(image: Image, height: int, width: int) -> Array:
+    """uint8 (channels, height, width) by Lanczos' filter, where the image has another size."""
+    from PIL import Image
+
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    pixels = np.asarray(image)  # (height, width) or (height, width, channels)
     return np.moveaxis(np.atleast_3d(pixels), 2, 0)
