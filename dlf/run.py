@@ -5,6 +5,8 @@ runs/mnist-20261123-101500-3f2a/
   config.source.yaml     as written, with the overrides
   run.json               status, versions, device, threads, precision, command line, seed, hashes of data and split
   metrics.jsonl          one object an epoch
+  layers.jsonl           what was seen inside of the network after each epoch (dlf/observe.py)
+  boundary.jsonl         what it says all over the plane, for data of two features (dlf/observe.py)
   checkpoints/last/      model.safetensors, optimizer.safetensors, progress.safetensors, state.json, MANIFEST.json
   checkpoints/best/      the same, chosen by the monitored metric
   checkpoints/step-N/    the same, saved before last; where checkpoint.keep asks for it
@@ -78,6 +80,8 @@ class RunDirectory:
         self.config = path / "config.yaml"
         self.source = path / "config.source.yaml"
         self.metrics = path / "metrics.jsonl"
+        self.layers = path / "layers.jsonl"
+        self.boundary = path / "boundary.jsonl"
         self.last = path / "checkpoints" / "last"
         self.best = path / "checkpoints" / "best"
         self.log = path / "train.log"
@@ -276,6 +280,20 @@ class RunDirectory:
             raise RunError(f"{self.metrics} cannot be read: {error.strerror}") from error
         return lines[:-1] if lines and b"\0" in lines[-1] else lines
 
+    def note_observation(self, path: Path, record: Record) -> bool:
+        """Add one epoch to `layers` or `boundary`, unsynced; whether that worked. No training depends on it."""
+        return durable.note(path, to_json(record).decode())
+
+    def read_observations(self, path: Path) -> list[Record]:
+        """The epochs of `layers` or `boundary`, in order; lines that are damaged are left out."""
+        return [record for record, _ in _observations(path)]
+
+    def keep_observations(self, epoch: int) -> None:
+        """Drop what was seen after this epoch, and lines that are damaged."""
+        for path in (self.layers, self.boundary):
+            if path.exists():
+                durable.write(path, b"".join(line for record, line in _observations(path) if record["epoch"] <= epoch))
+
     def note(self, text: str) -> bool:
         """Add a line, with the time, to train.log; whether that worked. Nothing depends on it."""
         return durable.note(self.log, f"{now()} {text}\n")
@@ -293,6 +311,18 @@ def _is_run(folder: Path) -> bool:
         return (folder / "run.json").is_file()
     except (OSError, ValueError):  # not for us, a name that is too long, a NUL
         return False
+
+
+def _observations(path: Path) -> list[tuple[Record, bytes]]:
+    """What layers.jsonl or boundary.jsonl holds, each with its line; a file that cannot be read holds nothing."""
+    found: list[tuple[Record, bytes]] = []
+    with contextlib.suppress(OSError):
+        for line in path.read_bytes().splitlines(keepends=True):
+            with contextlib.suppress(ValueError):
+                record = _json_object(line)
+                if line.endswith(b"\n") and type(record.get("epoch")) is int:
+                    found.append((record, line))
+    return found
 
 
 def _json_object(text: bytes) -> dict[str, Any]:

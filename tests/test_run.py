@@ -49,6 +49,7 @@ def test_every_file_that_the_design_lists(train: Train) -> None:
     names = ("model.safetensors", "optimizer.safetensors", "progress.safetensors", "state.json", "MANIFEST.json")
     checkpoints = {f"checkpoints/{which}/{name}" for which in ("best", "last") for name in names}
     listed = {"config.yaml", "config.source.yaml", "run.json", "metrics.jsonl", "evaluation-test.json", "train.log"}
+    listed |= {"layers.jsonl"}
     assert set(files_of(run.path)) == checkpoints | listed | {".lock", ".info.lock"}
 
 

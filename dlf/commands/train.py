@@ -26,6 +26,7 @@ from dlf.errors import DivergedError, MachineError, RunError, UsageError, is_out
 from dlf.experiment import assemble, check_memory, choose_device
 from dlf.history import best_index, is_best, should_stop
 from dlf.model import draw
+from dlf.observe import Observer
 from dlf.registry import InvalidError
 from dlf.run import Info, Record, RunDirectory, Status, Written, now
 from dlf.schedules import factor
@@ -158,6 +159,7 @@ def _newest(run: RunDirectory, config: ExperimentConfig, display: Logged) -> Con
     if contents is None:
         display.message(f"{run.id} was stopped before its first checkpoint: it starts over")
         run.keep_metrics(Written())
+        run.keep_observations(0)
     return contents
 
 
@@ -176,6 +178,7 @@ def _go_back_to(
     else:
         saving.prune(run, state.step, config.checkpoint.keep)
     run.keep_metrics(contents.written)
+    run.keep_observations(state.epoch)
 
 
 def _in_the_past(run: RunDirectory, epochs: int, config: ExperimentConfig) -> str:
@@ -258,6 +261,7 @@ def loop(
 ) -> None:
     """Train, measure, save, decide: the order of an epoch. With something in `received` it saves and ends."""
     timetable = Timetable(config.checkpoint, experiment.steps_per_epoch)
+    observer = Observer(state, experiment) if config.train.observe else None
 
     def save(packed: Mapping[str, bytes]) -> None:
         saving.commit(run, packed, state.step, config.checkpoint.keep)
@@ -269,6 +273,8 @@ def loop(
 
     def on_step(state: TrainState) -> None:
         display.step(state)
+        if observer is not None:
+            observer.step()
         if received:
             raise Interruption
         if timetable.after_step(state.step):
@@ -279,6 +285,8 @@ def loop(
     try:
         for record in fit(state, experiment, epochs=config.train.epochs, history=history, on_step=on_step):
             history.append(run.append_metrics(record))
+            if observer is not None:
+                observer.note(run)
             best, over = is_best(history, config.monitor), _is_over(history, config)
             due = over or timetable.after_epoch(state.epoch, state.step)
             packed = checkpoint.pack(state, run.written) if best or due else {}

@@ -89,6 +89,8 @@ class TrainSection(Section):
     """Numbers of the matrix products; auto takes bfloat16 where the hardware has it and the network is large enough."""
     cuda_graphs: bool = True
     """On a GPU, capture the step once and replay it, where it can be captured; false: launch its kernels one by one."""
+    observe: bool = True
+    """Note after each epoch what goes on inside (layers.jsonl) for `dlf report`; it changes nothing of the training."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Threads of the CPU's arithmetic; default: one a core. Another number changes the last bits of the result."""
 
