@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import socket
 import sys
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from dlf.errors import MachineError, RunError
 
+_HIDDEN = ".removed"  # end of a hidden folder's name
 _NOT_THROUGH_LINKS = getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -204,6 +206,35 @@ def _remove(folder: Path) -> None:
         folder.rmdir()
 
 
+def hide(folder: Path) -> Path:
+    """Give a folder, whatever it holds, a hidden name, under which `remove_hidden` removes it; the new path."""
+    gone = folder.with_name(f".{folder.name}{_HIDDEN}")
+    with _explained("remove", folder):
+        if gone.exists():  # of an earlier folder of this name, whose removal was cut off
+            shutil.rmtree(gone)
+        folder.rename(gone)
+        sync_folder(folder.parent)
+    return gone
+
+
+def remove_hidden(gone: Path) -> None:
+    """Remove what `hide` gave: files, folders, and links, which are not followed."""
+    try:
+        shutil.rmtree(gone)
+    except FileNotFoundError:  # somebody else is at it too
+        pass
+    except OSError as error:
+        raise MachineError(
+            f"cannot remove all of {gone}: {error.strerror or error}. It is no run any more; remove the rest by hand."
+        ) from error
+
+
+def hidden(parent: Path) -> list[Path]:
+    """The folders that `hide` gave and whose removal was cut off."""
+    found = sorted(parent.glob(f".*{_HIDDEN}"))
+    return [path for path in found if path.is_dir() and not path.is_symlink()]
+
+
 # --- one writer -----------------------------------------------------------------------------------------------------
 
 
@@ -236,14 +267,28 @@ def locked(path: Path, *, patience_seconds: float = 0.0) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool:
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock file `path` now; False where there are no locks, or no such file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _NOT_THROUGH_LINKS)
+    except OSError:
+        return False
+    try:
+        return not _lock(descriptor, shared=True)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)  # which lets go of it
+
+
+def _lock(descriptor: int, shared: bool = False) -> bool:
     """Whether this process holds the file now."""
     if sys.platform == "win32":
         return True
     import fcntl
 
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

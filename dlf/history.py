@@ -36,6 +36,24 @@ def is_best(history: Sequence[Record], monitor: str, mode: Mode = "auto") -> boo
     return best_index(history, monitor, mode) == len(history) - 1
 
 
+def outcome(history: Sequence[Record], monitor: str) -> dict[str, Any]:
+    """What run.json keeps of the records, so that no list of runs reads them: `best`, `last`, `seconds` of training.
+
+    Of a record its epoch and the single numbers that were measured; None where there is no such record.
+    """
+    best = best_index(history, monitor)
+    return {
+        "best": None if best is None else _measured(history[best]),
+        "last": _measured(history[-1]) if history else None,
+        "seconds": round(sum(record["seconds"] for record in history), 3),
+    }
+
+
+def _measured(record: Record) -> Record:
+    kept = {name: value for name, value in record.items() if name.startswith(("train_", "val_"))}
+    return {"epoch": record["epoch"], **{k: v for k, v in kept.items() if v is None or isinstance(v, int | float)}}
+
+
 def should_stop(
     history: Sequence[Record],
     *,

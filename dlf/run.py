@@ -22,9 +22,10 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -40,6 +41,7 @@ Record = Mapping[str, Any]
 
 WRITING_SECONDS = 30.0  # to wait for another process that writes, which needs milliseconds, or a slow disk
 
+_TAIL = 2**16  # bytes
 _STAMP = re.compile(r"\d{8}-\d{6}(?=-[0-9a-f]{4}$)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _OLDER = re.compile(r"\.?step-([0-9]{1,18})(?:\.part|\.old)?")
@@ -119,7 +121,8 @@ class RunDirectory:
         if _is_run(Path(run)):
             return cls(Path(run))
         try:
-            known = sorted(folder.name for folder in runs.iterdir() if _is_run(folder))
+            names = [folder.name for folder in runs.iterdir() if not folder.name.startswith(".") and _is_run(folder)]
+            known = sorted(names)
         except OSError:  # no such folder, or not for us
             known = []
         if not known:
@@ -143,7 +146,25 @@ class RunDirectory:
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Hold the run, so that no other process trains it; RunError where one does."""
-        return durable.locked(self.path / ".lock")
+        # a list of runs, `is_trained_now`, holds it for an instant
+        return durable.locked(self.path / ".lock", patience_seconds=0.1)
+
+    def is_trained_now(self) -> bool:
+        """Whether a process holds the run; False also where the system has no locks."""
+        return durable.is_locked(self.path / ".lock")
+
+    def remove(self) -> int:
+        """Remove the run and all that it holds, unless a process trains it (RunError); the bytes that it took."""
+        size = self.size()
+        with self.locked():
+            gone = durable.hide(self.path)
+        durable.remove_hidden(gone)
+        return size
+
+    def size(self) -> int:
+        """The bytes of all its files; what links lead to is not its own."""
+        folders = os.walk(self.path)
+        return sum(Path(top, name).lstat().st_size for top, _, names in folders for name in names)
 
     def begin(self, source: str, overrides: Iterable[str], resolved: str) -> None:
         """Keep the experiment as it was written, with its overrides, and as it was resolved."""
@@ -231,6 +252,20 @@ class RunDirectory:
         except ValueError as error:
             raise RunError(f"{self.metrics} is damaged: {error}") from error
 
+    def read_last_metrics(self) -> tuple[list[Record], bool]:
+        """The epochs that stand in the last 64 KiB of metrics.jsonl, and whether those are all; none where unreadable.
+
+        For a quick look at a run of any length: a hundred epochs or more.
+        """
+        try:
+            with self.metrics.open("rb") as file:
+                skipped = max(0, file.seek(0, os.SEEK_END) - _TAIL)
+                file.seek(skipped)
+                lines = file.read().split(b"\n")[bool(skipped) : -1]
+            return [_json_object(line) for line in lines if b"\0" not in line], not skipped
+        except (OSError, ValueError):
+            return [], False
+
     @property
     def written(self) -> Written:
         """What this process knows to stand in metrics.jsonl: what it kept of it, and what it added."""
@@ -304,6 +339,27 @@ class RunDirectory:
         with self._writing():
             durable.write(path, to_json(result, indent=2))
         return path
+
+
+def read_all(runs: Path) -> Iterator[tuple[Path, Info | None]]:
+    """Every entry of a folder of runs that is not hidden, and what its run.json holds; None where that is no run's.
+
+    Of each run this one file is read, once; RunError where the folder itself cannot be read.
+    """
+    try:
+        folders = list(runs.iterdir())
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunError(f"{runs.absolute()} cannot be read: {error.strerror}. Name a folder with --runs-dir.") from error
+    for folder in folders:
+        if not folder.name.startswith("."):
+            try:
+                info = Info(_json_object((folder / "run.json").read_bytes()))
+            except (OSError, ValueError):  # ValueError also for what is no UTF-8
+                yield folder, None
+            else:
+                yield folder, info
 
 
 def _is_run(folder: Path) -> bool:

@@ -24,7 +24,7 @@ from dlf.datasets import DataSection
 from dlf.engine import Experiment, TrainState, check_finite, fit
 from dlf.errors import DivergedError, MachineError, RunError, UsageError, is_out_of_memory
 from dlf.experiment import assemble, check_memory, choose_device
-from dlf.history import best_index, is_best, should_stop
+from dlf.history import best_index, is_best, outcome, should_stop
 from dlf.model import draw
 from dlf.observe import Observer
 from dlf.registry import InvalidError
@@ -215,9 +215,10 @@ def _train(
             f"data.batch_size or network; or, with more memory free, go on with: {_resuming(run)}"
         ) from None
     finally:
-        display.end()
+        display.end(status)
         result = _result_checkpoint(config) if best_index(history, config.monitor) is not None else "last"
-        run.write_info(status=status, finished=now(), epochs=len(history), step=state.step, result=result)
+        came_to = outcome(history, config.monitor)
+        run.write_info(status=status, finished=now(), epochs=len(history), step=state.step, result=result, **came_to)
     if received:
         raise StoppedError(received[0], run)
     return _result(run, config, run.read_info(), history)

@@ -3,6 +3,7 @@
     streams.py    streams that never raise, and the consoles that write to them
     words.py      values as words: numbers, durations, bytes, spark lines
     epochs.py     one epoch as a line of a log or a row of a terminal
+    listed.py     the runs of a folder
     progress.py   what is told while training
     results.py    what is shown afterwards
     repeated.py   whether a run that was trained again is the same
@@ -11,9 +12,20 @@ No failure to draw reaches the training. What a stream refuses (closed, full, a 
 encoding lacks) ends in `streams.Stream`; whatever else goes wrong ends in `progress._Unbreakable`.
 """
 
+from dlf.display.listed import removal_text, show_removed, show_runs
 from dlf.display.progress import training
 from dlf.display.repeated import show_reproduction
 from dlf.display.results import show_evaluation, show_summary, show_training
 from dlf.display.streams import show_text
 
-__all__ = ["show_evaluation", "show_reproduction", "show_summary", "show_text", "show_training", "training"]
+__all__ = [
+    "removal_text",
+    "show_evaluation",
+    "show_removed",
+    "show_reproduction",
+    "show_runs",
+    "show_summary",
+    "show_text",
+    "show_training",
+    "training",
+]
