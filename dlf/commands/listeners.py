@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Protocol
 
 from dlf.config import ExperimentConfig
 from dlf.engine import Experiment, TrainState
-from dlf.run import Record, RunDirectory
+from dlf.loggers import Loggers, Training
+from dlf.run import Record, RunDirectory, Status
 
 
 class Display(Protocol):
@@ -30,7 +33,7 @@ class Display(Protocol):
 
 
 class Logged:
-    """A display whose words are also kept in train.log; neither can stop the training.
+    """A display whose words are also kept in train.log, its epochs by the loggers; none can stop the training.
 
     What is said before there is a run waits for it. A display that fails is given up, with a warning.
     """
@@ -39,6 +42,7 @@ class Logged:
         self._display: Display | None = display
         self._run: RunDirectory | None = None
         self._waiting: list[str] = []
+        self._loggers: Loggers | None = None
 
     def attach(self, run: RunDirectory) -> None:
         """From now on the log is this run's."""
@@ -46,6 +50,12 @@ class Logged:
         for text in self._waiting:
             run.note(text)
         self._waiting.clear()
+
+    def log_to(self, run: RunDirectory, config: ExperimentConfig, history: Sequence[Record]) -> None:
+        """From now on the epochs go to the configured loggers too, behind those that the run has already."""
+        started = datetime.fromisoformat(run.read_info()["started"]).timestamp()
+        training = Training(run.id, run.path, config.dump(), started)
+        self._loggers = Loggers(config.logging, training, history, self.message)
 
     def _note(self, text: str) -> None:
         if self._run is None:
@@ -78,6 +88,10 @@ class Logged:
         numbers = "  ".join(f"{name} {value:.6g}" for name, value in record.items() if isinstance(value, int | float))
         self._note(numbers + ("  best" if best else ""))
         self._show("epoch", record, best)
+        if self._loggers is not None:
+            self._loggers.write(record)
 
-    def end(self) -> None:
+    def end(self, status: Status = "completed") -> None:
         self._show("end")
+        if self._loggers is not None:
+            self._loggers.close(status)

@@ -12,6 +12,7 @@ from dlf.activations import ACTIVATIONS
 from dlf.datasets import DATASETS, DataSection
 from dlf.inits import INITS
 from dlf.layers import LAYERS
+from dlf.loggers import LOGGERS
 from dlf.losses import LOSSES
 from dlf.metrics import METRICS
 from dlf.optimizers import OPTIMIZERS
@@ -31,6 +32,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     SCHEDULES,
     REGULARIZERS,
     METRICS,
+    LOGGERS,
 )
 
 
@@ -133,6 +135,8 @@ class ExperimentConfig(Section):
     """The length of the training, the machine, and what counts as best."""
     checkpoint: CheckpointSection = CheckpointSection()
     """When the state is saved, and how many saves are kept."""
+    logging: list[Annotated[Component, one_of(lambda: LOGGERS)]] = []
+    """Where the records of every epoch are also written, besides metrics.jsonl; it changes nothing of what is trained."""
 
     @property
     def data_section(self) -> DataSection:
