@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlf.datasets import DATASETS, Array, DataSection, Dataset, DataSpec, Samples, Source
+from dlf.datasets import DATASETS, Array, Column, DataSection, Dataset, DataSpec, Samples, Source
 from dlf.datasets.download import data_root
 from dlf.datasets.files import FileArray, Rows, chunks
 from dlf.errors import DataError, DataMissingError, RunError
@@ -49,7 +49,8 @@ class Data:
     """One data set, split: what training and evaluation read.
 
     `inputs` and `targets` are the normalizations of x and, for regression, of y; `constant` names features that never
-    vary. `sha256` is the hash of every sample before the split, `split_sha256` that of the split's indices.
+    vary. `sha256` is the hash of every sample before the split, `split_sha256` that of the split's indices. `columns` are
+    those of a table's file.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Data:
     files: Mapping[str, str]
     sha256: str
     split_sha256: str
+    columns: tuple[Column, ...] = ()
 
     @property
     def spec(self) -> DataSpec:
@@ -145,6 +147,7 @@ def prepare(dataset: Dataset, section: DataSection, device: torch.device) -> Dat
         files=dataset.files,
         sha256=_hash(*_arrays(dataset)),
         split_sha256=_hash(train, validation, test),
+        columns=dataset.columns,
     )
 
 

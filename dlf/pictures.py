@@ -32,6 +32,7 @@ SPECK = 0.05  # of the heaviest spot of ink: what weighs less is dust
 CLEAR = (
     0.5  # contrast on the weaker side of the background, of that on the stronger: above it, it is unclear which is ink
 )
+SHOWN_SIZE = 256  # pixels of a picture's longer side that are kept to show it
 WORK_SIZE = 1024  # pixels of the longer side beyond which a picture is first reduced, by whole factors
 
 
@@ -49,7 +50,7 @@ class Framing(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A sample uint8 (channels, height, width), what was done to get it, and the picture that it was."""
+    """A sample uint8 (channels, height, width), what was done to get it, and the picture that it was, small."""
 
     pixels: Array
     done: str
@@ -89,12 +90,13 @@ def read_picture(data: bytes, name: str, shape: Sequence[int], framing: Framing 
         if framing is None:
             pixels = resized(image, height, width)
         else:
-            pixels, more = _framed(image, (height, width), framing)
-            return Picture(pixels[None], ", ".join([*notes, *more]), image)
+            framed, more = _framed(image, (height, width), framing)
+            notes, pixels = [*notes, *more], framed[None]
     except (OSError, ValueError) as error:
         raise DataError(f"{name}: {error}") from error
-    if image.size != (width, height):
+    if framing is None and image.size != (width, height):
         notes = [*notes, f"{image.width} x {image.height} resized to {width} x {height}"]
+    image.thumbnail((SHOWN_SIZE, SHOWN_SIZE))
     return Picture(pixels, ", ".join(notes), image)
 
 

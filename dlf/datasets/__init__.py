@@ -38,13 +38,22 @@ class Samples:
         return len(self.x)
 
 
+class Column(NamedTuple):
+    """A column of a table's file: the words that are one-hot coded, None where it holds numbers; whether x has it."""
+
+    name: str
+    words: tuple[str, ...] | None = None
+    used: bool = True
+
+
 @dataclass(frozen=True)
 class Dataset:
     """What a data set function returns.
 
     `test` is the official test set, None where there is none. `classes` names the classes in the order of the labels,
     None for regression. `features` names the columns of tabular data. `categorical` is True for columns that are
-    one-hot coded and must not be standardized. `files` maps each file that was read to its sha256.
+    one-hot coded and must not be standardized. `files` maps each file that was read to its sha256. `columns` are those
+    of a table's file, in order, of which `features` were made.
     """
 
     train: Samples
@@ -53,6 +62,7 @@ class Dataset:
     features: tuple[str, ...] | None = None
     categorical: Array | None = None
     files: Mapping[str, str] = field(default_factory=dict)
+    columns: tuple[Column, ...] = ()
 
 
 class DataSpec(NamedTuple):

@@ -87,6 +87,25 @@ def npy(
     return _dataset(arrays, {name: str(place) for name, place in found.items()} | {"classes": "data.classes"}, hashes)
 
 
+def read_inputs(path: str) -> Array:
+    """Samples without labels: the array of a .npy file, or x, or the only array, of an .npz file; as x of npz."""
+    found = existing(path)
+    with intact(found), found.open("rb") as file:
+        opened = OpenFile(file, str(found))
+        if found.suffix.lower() == ".npy":
+            entry = stored(opened, str(found), found.stat().st_size, _reopened(found), 0)
+            return np.asarray(_inputs(read({"x": entry}, "load", print)["x"], entry.name))
+        with zipfile.ZipFile(file) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            name = "x" if "x" in members or len(members) != 1 else next(iter(members))
+            if name not in members:
+                raise DataError(f"{found} holds {', '.join(members) or 'nothing'}; expected x, or one array.")
+            info = members[name]
+            again, start = partial(archive.open, info), start_of(info, file)
+            entry = stored(opened, f"{name} of {found}", info.file_size, again, start)
+            return np.asarray(_inputs(read({"x": entry}, "load", print)["x"], entry.name))
+
+
 def _reopened(place: Path) -> Callable[[], IO[bytes]]:
     return lambda: place.open("rb")
 

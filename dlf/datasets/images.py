@@ -110,12 +110,12 @@ def _pixels(data: bytes, size: int, color: bool) -> Array:
     return resized(image.convert("RGB" if color else "L"), size, size)
 
 
-def upright(data: bytes, formats: Sequence[str]) -> Image:
+def upright(data: bytes, formats: tuple[str, ...]) -> Image:
     """The image of a file in one of these formats, turned as the camera noted; ValueError where there is none.
 
     What has so many pixels that it must be a decompression bomb is refused before one of them is decoded.
     """
-    from PIL import Image, ImageOps  # comes with torchvision
+    from PIL import Image, ImageOps, UnidentifiedImageError  # comes with torchvision
 
     try:
         with warnings.catch_warnings():
@@ -127,7 +127,8 @@ def upright(data: bytes, formats: Sequence[str]) -> Image:
         raise ValueError(str(error)) from error
     except (OSError, SyntaxError, EOFError, struct.error) as error:
         expected = f"{', '.join(formats[:-1])} or {formats[-1]}"
-        raise ValueError(f"not an intact {expected} image ({error})") from error
+        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+        raise ValueError(f"not an intact {expected} image{reason}") from error
 
 
 def resized(image: Image, height: int, width: int) -> Array:

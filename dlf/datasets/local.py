@@ -42,7 +42,7 @@ def read_bytes(path: Path, limit: int | None = None) -> bytes:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def listed(title: str, problems: Sequence[str], advice: str) -> str:
-    """A message: the title, the first five problems, one a line, how many more there are, and what to do."""
-    more = [f"... and {len(problems) - 5:,} more"] if len(problems) > 5 else []
-    return "\n  ".join([title, *problems[:5], *more]) + f"\n{advice}"
+def listed(title: str, problems: Sequence[str], advice: str, most: int = 5) -> str:
+    """A message: the title, the first problems, one a line, how many more there are, and what to do."""
+    more = [f"... and {len(problems) - most:,} more"] if len(problems) > most else []
+    return "\n  ".join([title, *problems[:most], *more]) + f"\n{advice}"

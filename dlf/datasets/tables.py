@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import AfterValidator, Field, Strict
 
-from dlf.datasets import DATASETS, Array, Dataset, Samples, Source
+from dlf.datasets import DATASETS, Array, Column, Dataset, Samples, Source
 from dlf.datasets.local import existing, listed, read_bytes
 from dlf.errors import DataError
 from dlf.memory import available_bytes
@@ -40,7 +40,7 @@ _MAX_NAME = 100  # characters of a column's name: messages, tables and plots sho
 
 
 @dataclass(frozen=True)
-class _Table:
+class Table:
     """Columns of stripped text cells by name; `lines` has the file and the line of each row, for messages."""
 
     name: str
@@ -83,30 +83,35 @@ def csv_table(
     if not names:
         raise DataError(f"{table.name} has no column left to predict {target!r} from.")
     numbers = _numbers(table, [*names, target], {*categorical, *([target] if task == "classification" else [])})
-    x, features, one_hot = _features(table, names, numbers)
+    words = {name: _vocabulary(table, name) for name in names if name not in numbers}
+    columns = tuple(Column(name, words.get(name), name in names) for name in table.columns)
+    x, features, one_hot = coded(table, columns, numbers)
     y, classes = _labels(table, target, numbers.get(target), task, count)
     train, held_out = Samples(x[:count], y[:count]), Samples(x[count:], y[count:])
-    return Dataset(train, held_out if test_path is not None else None, classes, features, one_hot, hashes)
+    return Dataset(train, held_out if test_path is not None else None, classes, features, one_hot, hashes, columns)
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def _read(path: str, delimiter: str) -> tuple[_Table, dict[str, str]]:
+def _read(path: str, delimiter: str) -> tuple[Table, dict[str, str]]:
     found = existing(path)
     data = read_bytes(found)
+    return parse(data, str(found), delimiter), {path: hashlib.sha256(data).hexdigest()}
+
+
+def parse(data: bytes, name: str, delimiter: str, least: int = 2) -> Table:
+    """The cells of a table of at least so many columns; DataError, with the line, for what is not one.
+
+    The csv module bounds each cell to 128 KiB, so a quote left open cannot swallow the file.
+    """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{found}:{line}  is not UTF-8 (byte {data[error.start]:#x}); save the table as UTF-8."
+            f"{name}:{line}  is not UTF-8 (byte {data[error.start]:#x}); save the table as UTF-8."
         ) from None
-    return _parse(text, str(found), delimiter), {path: hashlib.sha256(data).hexdigest()}
-
-
-def _parse(text: str, name: str, delimiter: str) -> _Table:
-    """The cells of a table; the csv module bounds each to 128 KiB, so a quote left open cannot swallow the file."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows, lines = [], []
     try:
@@ -119,7 +124,7 @@ def _parse(text: str, name: str, delimiter: str) -> _Table:
     if not rows:
         raise DataError(f"{name} is empty; expected a line that names the columns, then one line a sample.")
     header = [cell.strip() for cell in rows[0]]
-    _check_header(header, name, delimiter)
+    _check_header(header, name, delimiter, least)
     if len(rows) == 1:
         raise DataError(f"{name} has a header and no row.")
     ragged = [
@@ -130,11 +135,11 @@ def _parse(text: str, name: str, delimiter: str) -> _Table:
     if ragged:
         raise DataError(listed(f"{name} is ragged:", ragged, "Every line needs the same number of cells."))
     columns = {column: [row[index].strip() for row in rows[1:]] for index, column in enumerate(header)}
-    return _Table(name, columns, lines[1:])
+    return Table(name, columns, lines[1:])
 
 
-def _check_header(header: Sequence[str], name: str, delimiter: str) -> None:
-    if len(header) < 2:
+def _check_header(header: Sequence[str], name: str, delimiter: str, least: int) -> None:
+    if len(header) < least:
         raise DataError(f"{name} has the one column {header[0]!r}. Is {delimiter!r} the right data.delimiter?")
     unnamed = [index for index, column in enumerate(header, 1) if not column]
     if unnamed:
@@ -148,7 +153,7 @@ def _check_header(header: Sequence[str], name: str, delimiter: str) -> None:
     twice = sorted(column for column, count in Counter(header).items() if count > 1)
     if twice:
         raise DataError(f"{name} has more than one column named {_some(twice)}; names must differ.")
-    if all(map(_is_number, header)):
+    if all(map(is_number, header)):
         raise DataError(f"{name} starts with numbers; the first line must name the columns.")
 
 
@@ -158,15 +163,15 @@ def _some(names: Sequence[object]) -> str:
     return ", ".join(map(repr, names[:20])) + more
 
 
-def _append(table: _Table, test: _Table) -> _Table:
+def _append(table: Table, test: Table) -> Table:
     if list(table.columns) != list(test.columns):
         theirs, ours = _some(list(test.columns)), _some(list(table.columns))
         raise DataError(f"{test.name} has the columns {theirs}; expected those of {table.name}: {ours}.")
     columns = {column: [*cells, *test.columns[column]] for column, cells in table.columns.items()}
-    return _Table(table.name, columns, table.lines + test.lines)
+    return Table(table.name, columns, table.lines + test.lines)
 
 
-def _target(table: _Table, target: str | None, drop: Sequence[str], categorical: Sequence[str]) -> str:
+def _target(table: Table, target: str | None, drop: Sequence[str], categorical: Sequence[str]) -> str:
     """The column to predict, once every name in the experiment is one of the table's."""
     named = {"target": [] if target is None else [target], "drop": drop, "categorical": categorical}
     unknown = [
@@ -192,7 +197,7 @@ def _target(table: _Table, target: str | None, drop: Sequence[str], categorical:
 # --- cells ----------------------------------------------------------------------------------------------------------
 
 
-def _is_number(cell: str) -> bool:
+def is_number(cell: str) -> bool:
     """Whether a cell is a number, or the word for none: nan, inf. Python's 1_000 is not a number in a table."""
     try:
         float(cell)
@@ -201,7 +206,7 @@ def _is_number(cell: str) -> bool:
     return "_" not in cell
 
 
-def _numbers(table: _Table, names: Sequence[str], as_text: set[str]) -> dict[str, Array]:
+def _numbers(table: Table, names: Sequence[str], as_text: set[str]) -> dict[str, Array]:
     """The numeric columns as float64 (n,); DataError with every cell that is empty, mixed in, or not finite."""
     numbers: dict[str, Array] = {}
     problems: list[str] = []
@@ -228,7 +233,7 @@ def _numbers(table: _Table, names: Sequence[str], as_text: set[str]) -> dict[str
     return numbers
 
 
-def _odd_ones(table: _Table, name: str, words: Sequence[int]) -> list[str]:
+def _odd_ones(table: Table, name: str, words: Sequence[int]) -> list[str]:
     """The cells of a mixed column that are fewer: the words among numbers, or the numbers among words."""
     cells = table.columns[name]
     if 2 * len(words) <= len(cells):
@@ -244,14 +249,16 @@ def _column(cells: Sequence[str]) -> Array | list[int] | None:
             return np.fromiter(map(float, cells), np.float64, len(cells))
     except ValueError:
         pass
-    words = [row for row, cell in enumerate(cells) if not _is_number(cell)]
+    words = [row for row, cell in enumerate(cells) if not is_number(cell)]
     return None if len(words) == len(cells) else words
 
 
-def _features(table: _Table, names: Sequence[str], numbers: dict[str, Array]) -> tuple[Array, tuple[str, ...], Array]:
+def coded(
+    table: Table, columns: Sequence[Column], numbers: Mapping[str, Array]
+) -> tuple[Array, tuple[str, ...], Array]:
     """x float32 (n, features), the features' names, and True (features,) where one is one-hot coded."""
-    words = {name: _vocabulary(table, name) for name in names if name not in numbers}
-    features = tuple(f"{name}={word}" if word else name for name in names for word in words.get(name, [""]))
+    used = [column for column in columns if column.used]
+    features = tuple(f"{name}={word}" if word else name for name, words, _ in used for word in words or [""])
     needed, available = 4 * len(table.lines) * len(features), available_bytes()
     if needed > available:
         raise DataError(
@@ -261,18 +268,18 @@ def _features(table: _Table, names: Sequence[str], numbers: dict[str, Array]) ->
     x = np.zeros((len(table.lines), len(features)), np.float32)
     one_hot = np.zeros(len(features), np.bool_)
     at = 0
-    for name in names:
-        if name in words:
-            x[np.arange(len(x)), at + _codes(table.columns[name], words[name])] = 1
-            one_hot[at : at + len(words[name])] = True
-            at += len(words[name])
+    for name, words, _ in used:
+        if words is not None:
+            x[np.arange(len(x)), at + _codes(table.columns[name], words)] = 1
+            one_hot[at : at + len(words)] = True
+            at += len(words)
         else:
             x[:, at] = numbers[name]
             at += 1
     return x, features, one_hot
 
 
-def _vocabulary(table: _Table, name: str) -> list[str]:
+def _vocabulary(table: Table, name: str) -> tuple[str, ...]:
     """The distinct words of a column, sorted."""
     words = sorted(set(table.columns[name]))
     if len(words) > _MAX_CATEGORIES:
@@ -280,7 +287,7 @@ def _vocabulary(table: _Table, name: str) -> list[str]:
             f"{table.name}: column {name!r} has {len(words):,} distinct words, at most {_MAX_CATEGORIES:,} "
             "are one-hot coded. If it only tells rows apart (a name, an id, a date), put it in data.drop."
         )
-    return words
+    return tuple(words)
 
 
 def _codes(cells: Sequence[str], values: Sequence[str]) -> Array:
@@ -292,7 +299,7 @@ def _codes(cells: Sequence[str], values: Sequence[str]) -> Array:
 
 
 def _labels(
-    table: _Table, target: str, values: Array | None, task: str, count: int
+    table: Table, target: str, values: Array | None, task: str, count: int
 ) -> tuple[Array, tuple[str, ...] | None]:
     """Labels and class names, or numbers and None; the task is judged by the first `count` rows, the training file."""
     if task == "auto":
@@ -321,14 +328,14 @@ def _are_few_whole_numbers(values: Array) -> bool:
 
 def _is_exact(cell: str) -> bool:
     """Whether a cell is a number that float64 tells from its neighbours; beyond 2^53 an id would become another."""
-    return _is_number(cell) and abs(float(cell)) < 2**53
+    return is_number(cell) and abs(float(cell)) < 2**53
 
 
 def _number_name(value: float) -> str:
     return str(int(value)) if value.is_integer() else repr(value)
 
 
-def _check_classes(table: _Table, target: str, classes: Sequence[str], cells: Sequence[str], count: int) -> None:
+def _check_classes(table: Table, target: str, classes: Sequence[str], cells: Sequence[str], count: int) -> None:
     if len(classes) < 2:
         only = shown(classes[0])
         raise DataError(f"{table.name}: every row has {only} in the target {target!r}; two classes are needed.")
