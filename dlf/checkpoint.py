@@ -160,6 +160,8 @@ def _read(folder: Path) -> Contents:
         position = Position.model_validate_json(files["state.json"])
     except ValidationError as error:
         raise RunError(f"{folder / 'state.json'} is not what dlf writes: {error.errors()[0]['msg']}") from None
+    if to_json(position.model_dump()) != files["state.json"]:  # a key that is there twice, say
+        raise RunError(f"{folder / 'state.json'} is not what dlf writes: its bytes differ. {ELSEWHERE}")
     return Contents(folder, {**files, "MANIFEST.json": manifest}, position, written)
 
 

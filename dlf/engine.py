@@ -248,13 +248,15 @@ def check_finite(state: TrainState) -> None:
     broken = [name for name, tensor in _tensors(state) if not _is_finite(tensor)]
     if all(losses) and not broken:
         return
-    found = [f"the loss of step {losses.index(False) + 1} is not a finite number"] if not all(losses) else []
+    step = None if all(losses) else losses.index(False) + 1
+    found = [f"the loss of step {step} is not a finite number"] if step is not None else []
     if broken:
         more = f" and {len(broken) - 1} more tensors are" if len(broken) > 1 else " is"
         found.append(f"after step {state.step} {broken[0]}{more} not finite")
     raise DivergedError(
         f"training diverged: {'; '.join(found)}. "
-        "Lower optimizer.lr, add warm-up (schedule.warmup_epochs) or clip gradients (regularizers: [clip_norm])."
+        "Lower optimizer.lr, add warm-up (schedule.warmup_epochs) or clip gradients (regularizers: [clip_norm]).",
+        step,
     )
 
 

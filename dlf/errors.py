@@ -84,9 +84,16 @@ class MachineError(DlfError):
 
 
 class DivergedError(DlfError):
-    """Training produced a loss, a gradient or a parameter that is not a finite number."""
+    """Training produced a loss, a gradient or a parameter that is not a finite number.
+
+    `step` is the first step whose loss is not; None where all of them are.
+    """
 
     exit_code = 6
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        self.step = step
+        super().__init__(message)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

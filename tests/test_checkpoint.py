@@ -22,7 +22,7 @@ from dlf.data import load
 from dlf.engine import Experiment, TrainState, fit, reserve
 from dlf.errors import RunError
 from dlf.optimizers import OPTIMIZERS
-from dlf.run import Written
+from dlf.run import Written, to_json
 
 SMALL: dict[str, Any] = {
     "data": {"type": "iris", "batch_size": 32, "limit": 60},
@@ -355,7 +355,7 @@ def test_a_manifest_that_promises_a_terabyte(tiny: tuple[Path, TrainState]) -> N
 def test_states_that_are_none(key: str, value: Any, tiny: tuple[Path, TrainState]) -> None:
     folder, state = tiny
     position = json.loads((folder / "state.json").read_bytes())
-    forge(folder, state_json=json.dumps({**position, key: value}).encode())
+    forge(folder, state_json=to_json({**position, key: value}))
     with pytest.raises(RunError, match=str(folder)):
         checkpoint.load(folder, state)
 
@@ -387,7 +387,7 @@ def test_hostile_states(case: str, tiny: tuple[Path, TrainState]) -> None:
     if case in VALUES:
         key, value = VALUES[case]
         position = json.loads((folder / "state.json").read_bytes())
-        forge(folder, state_json=json.dumps({**position, key: "HERE"}).encode().replace(b'"HERE"', value))
+        forge(folder, state_json=to_json({**position, key: "HERE"}).replace(b'"HERE"', value))
     else:
         forge(folder, state_json=STATES[case])
 
@@ -396,6 +396,22 @@ def test_hostile_states(case: str, tiny: tuple[Path, TrainState]) -> None:
             checkpoint.load(folder, state)
 
     assert peak_memory(attempt) < 2**23
+
+
+@pytest.mark.fault("K1")
+@pytest.mark.parametrize("change", [(b'"epoch":', b'"epoch": 7, "epoch":'), (b", ", b",  "), (b"}\n", b"}")])
+def test_a_state_that_dlf_would_write_otherwise(change: tuple[bytes, bytes], tiny: tuple[Path, TrainState]) -> None:
+    """The same values, and a manifest that fits: a key that is there twice reads as its last value."""
+    folder, _ = tiny
+    written = (folder / "state.json").read_bytes()
+    forge(folder, state_json=written)
+    checkpoint.read(folder)
+    changed = written.replace(*change, 1)
+    assert changed != written
+    assert json.loads(changed) == json.loads(written)
+    forge(folder, state_json=changed)
+    with pytest.raises(RunError, match=r"state\.json is not what dlf writes: its bytes differ"):
+        checkpoint.read(folder)
 
 
 @pytest.mark.fault("K4")

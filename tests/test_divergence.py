@@ -128,6 +128,7 @@ def test_n1_step_and_tensor_are_named_and_nothing_is_saved(
     assert checkpoints(spoil.run) == spoil.kept
     info = spoil.run.read_info()
     assert (info["status"], info["epochs"]) == ("diverged", 1)
+    assert info["diverged_at"] == (first if first <= found else None)
     saved = checkpoint.read(spoil.run.last if checkpoint.exists(spoil.run.last) else spoil.run.best)
     assert saved.position.step < step
     where = f"Last good checkpoint: {saved.folder} (epoch 1, step {saved.position.step})."

@@ -32,7 +32,7 @@ from dlf.commands.stopping import StoppedError
 from dlf.commands.train import resume, threads
 from dlf.engine import TrainState
 from dlf.errors import DivergedError, RunError
-from dlf.run import RunDirectory
+from dlf.run import RunDirectory, to_json
 
 # 4 steps an epoch; dropout, running means, adam's memory, and a schedule that depends on the number of epochs
 SMALL: dict[str, Any] = {
@@ -285,6 +285,27 @@ def test_a_diverged_run_diverges_again(rate: str, checkpoints: int, train: Train
     assert result.then.diverged
     assert result.then.step == run.read_info()["step"]
     assert len(result.checkpoints) == checkpoints
+
+
+def test_one_that_diverges_at_another_step_of_the_epoch_is_different(train: Train, tmp_path: Path) -> None:
+    """A weight of 1e30 gives a loss that is no float32 one step later, one of 1e15 a step after that; none is saved."""
+    with pytest.raises(DivergedError):
+        train(GROWING, "optimizer.lr=1.0e+30")
+    run = only_run(tmp_path)
+    edit_config(run, "lr: 1.0e+30", "lr: 1000000000000000.0")
+    result = again(run)
+    assert not result.identical
+    assert (result.then.diverged_at, result.now.diverged_at) == (2, 3)
+    assert result.then.step == result.now.step, "found at the end of the same epoch"
+
+
+def test_one_of_a_dlf_that_did_not_record_where_it_diverged(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(DivergedError):
+        train(GROWING, "optimizer.lr=1.0e+30")
+    run = only_run(tmp_path)
+    info = {name: value for name, value in run.read_info().items() if name != "diverged_at"}
+    (run.path / "run.json").write_bytes(to_json(info))
+    assert again(run).identical
 
 
 def test_one_that_no_longer_diverges_is_different(train: Train, tmp_path: Path) -> None:

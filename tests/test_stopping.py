@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ from test_cli_processes import LONG, Ended, ended, process, weights_and_metrics
 from test_resume import SMALL, go_on, outcome
 from test_saving import result
 
-from dlf import api, checkpoint, engine
-from dlf.errors import MachineError
+from dlf import api, checkpoint, durable, engine
+from dlf.api import Silent
+from dlf.engine import TrainState
+from dlf.errors import DivergedError, MachineError
 from dlf.run import RunDirectory
 
 SHORT = "{data: {type: digits, batch_size: 128}, model: {layers: [{type: linear, units: 8}]}, train: {epochs: 3}}"
@@ -84,6 +88,78 @@ def test_p1_a_second_interrupt_acts_at_once(tmp_path: Path, monkeypatch: pytest.
     saved = checkpoint.read(run.last).position
     assert 0 < saved.step == saved.epoch * (saved.step // saved.epoch) < 20, "the end of the epoch before"
     ends_as_if_never_stopped(run, "short.yaml", tmp_path, monkeypatch)
+
+
+# --- the first error is the one to show ----------------------------------------------------------------------------
+
+
+class Spoilt(Silent):
+    """In step 6 something stops the training, and from then on nothing can be written; keeps what it is told."""
+
+    def __init__(self, stop: Callable[[TrainState, pytest.MonkeyPatch], None], patch: pytest.MonkeyPatch) -> None:
+        self.stop, self.patch = stop, patch
+        self.messages: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def step(self, state: TrainState) -> None:
+        if state.step == 6:
+            self.patch.setattr(durable, "_write_and_sync", self.full)
+            self.stop(state, self.patch)
+
+    def full(self, path: Path, *_: Any) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+
+def diverge(state: TrainState, _: pytest.MonkeyPatch) -> None:
+    next(state.network.parameters()).data.fill_(float("nan"))
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def take_memory(_: TrainState, patch: pytest.MonkeyPatch) -> None:
+    def scarce(*_: Any) -> None:
+        raise MemoryError
+
+    patch.setattr(engine, "train_step", scarce)
+
+
+@pytest.mark.fault("F1")
+@pytest.mark.parametrize(
+    ("stop", "first", "words"),
+    [
+        (diverge, DivergedError, "training diverged: .*Last good checkpoint: "),
+        (interrupt, KeyboardInterrupt, None),
+        (take_memory, MachineError, "out of memory after step 6"),
+        (lambda *_: None, MachineError, "cannot write .*(?:metrics.jsonl|last): no space left"),
+    ],
+    ids=["diverged", "second interrupt", "memory", "disk"],
+)
+def test_a_disk_that_stays_full_does_not_hide_what_happened_first(
+    stop: Any, first: type[BaseException], words: str | None, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        display = Spoilt(stop, patch)
+        with pytest.raises(first, match=words):
+            train(SMALL, display=display)
+    assert re.search(r"warning: cannot write .*run\.json: no space left", display.messages[-1])
+
+
+@pytest.mark.fault("F1")
+def test_a_run_json_that_cannot_say_completed_is_an_error(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = durable.write
+
+    def full(path: Path, data: bytes) -> None:
+        if b'"completed"' in data:
+            raise MachineError(f"cannot write {path}: no space left")
+        real(path, data)
+
+    monkeypatch.setattr(durable, "write", full)
+    with pytest.raises(MachineError, match=r"run\.json: no space left"):
+        train(SMALL)
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------

@@ -53,10 +53,11 @@ class Compared:
 
 @dataclass(frozen=True)
 class Ending:
-    """Where a training ended, or was left."""
+    """Where a training ended, or was left; where it diverged, the first step whose loss was not finite, if any was."""
 
     step: int
     diverged: bool
+    diverged_at: int | None
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,7 @@ class _Found:
     epoch: int = 0
     step: int = 0
     diverged: bool = False
+    diverged_at: int | None = None
     steps: int = 0
     records: int = 0
     checkpoints: list[Compared] = field(default_factory=list)
@@ -238,7 +240,8 @@ def _train(again: RunDirectory, recorded: _Recorded, device: str | None, display
                 break
     finally:
         told.end()
-        again.write_info(status=_status(found, recorded), finished=time_now(), epochs=found.epoch, step=found.step)
+        came_to = {"epochs": found.epoch, "step": found.step, "diverged_at": found.diverged_at}
+        again.write_info(status=_status(found, recorded), finished=time_now(), **came_to)
     return found
 
 
@@ -280,7 +283,7 @@ def _train_part(part: _Part, again: RunDirectory, recorded: _Recorded, found: _F
         try:
             loop(again, config, experiment, state, again.read_metrics(), watch, received)
         except DivergedError as error:
-            found.diverged = True
+            found.diverged, found.diverged_at = True, error.step
             watch.look()
             display.message(str(error))
         finally:
@@ -350,8 +353,9 @@ class _Watch:
 
 
 def _result(recorded: _Recorded, found: _Found, path: str | None) -> Reproduction:
-    then = Ending(recorded.end[1], recorded.diverged)
-    now = Ending(found.step, found.diverged)
+    # an older dlf did not record where
+    then = Ending(recorded.end[1], recorded.diverged, recorded.info.get("diverged_at", found.diverged_at))
+    now = Ending(found.step, found.diverged, found.diverged_at)
     complete = len(found.checkpoints) == len(recorded.checkpoints)
     identical = complete and not found.differs and now == then
     changed = distinct(found.changes)

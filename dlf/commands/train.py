@@ -22,7 +22,7 @@ from dlf.config import ExperimentConfig, Loaded, check_monitors, load
 from dlf.data import Data
 from dlf.datasets import DataSection
 from dlf.engine import Experiment, TrainState, check_finite, fit
-from dlf.errors import DivergedError, MachineError, RunError, UsageError, is_out_of_memory
+from dlf.errors import DivergedError, DlfError, MachineError, RunError, UsageError, is_out_of_memory
 from dlf.experiment import assemble, check_memory, choose_device
 from dlf.history import best_index, is_best, outcome, should_stop
 from dlf.model import draw
@@ -195,14 +195,15 @@ def _train(
 ) -> TrainResult:
     """From `state` to the end, or to what stops it; the status in run.json says which."""
     status: Status = "failed"
+    diverged_at = None
     try:
         with signals() as received:
             display.start(run, config, experiment, state)
             loop(run, config, experiment, state, history, display, received)
         status = "interrupted" if received else "completed"
     except DivergedError as error:
-        status = "diverged"
-        raise DivergedError(f"{error} Last good checkpoint: {_last_good(run)}.") from None
+        status, diverged_at = "diverged", error.step
+        raise DivergedError(f"{error} Last good checkpoint: {_last_good(run)}.", error.step) from None
     except KeyboardInterrupt:  # the second, which does not wait for a save
         display.message(f"warning: stopped at once, without saving. Go on from the last save: {_resuming(run)}")
         raise
@@ -217,11 +218,23 @@ def _train(
     finally:
         display.end(status)
         result = _result_checkpoint(config) if best_index(history, config.monitor) is not None else "last"
-        came_to = outcome(history, config.monitor)
-        run.write_info(status=status, finished=now(), epochs=len(history), step=state.step, result=result, **came_to)
+        stands = {"epochs": len(history), "step": state.step, "result": result, "diverged_at": diverged_at}
+        with _after(status, display):
+            run.write_info(status=status, finished=now(), **stands, **outcome(history, config.monitor))
     if received:
         raise StoppedError(received[0], run)
     return _result(run, config, run.read_info(), history)
+
+
+@contextmanager
+def _after(status: Status, display: Logged) -> Iterator[None]:
+    """What fails here is only told of where the training was stopped before: the first error is the one to show."""
+    try:
+        yield
+    except DlfError as error:
+        if status in ("completed", "interrupted"):
+            raise
+        display.message(f"warning: {error}")
 
 
 def _last_good(run: RunDirectory) -> str:

@@ -64,7 +64,7 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _ending(ending: Ending) -> str:
-    return f"diverged at step {ending.step:,}" if ending.diverged else f"to step {ending.step:,}"
+    return f"diverged at step {ending.diverged_at or ending.step:,}" if ending.diverged else f"to step {ending.step:,}"
 
 
 def _why_shorter(result: Reproduction) -> str:
