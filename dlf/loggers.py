@@ -259,8 +259,8 @@ def mlflow(training: Training, *, tracking_uri: str | None = None, experiment: s
 
     It goes to `tracking_uri`, else to $MLFLOW_TRACKING_URI, else to the file mlflow.db beside the run directories,
     under the name `experiment`. A run that goes on continues its run there, unless that one holds epochs
-    that no checkpoint kept: then it is deleted, as MLflow deletes (restorable), and a new one has the whole course. A server has 10
-    seconds to answer, and two attempts; nothing is sent to MLflow's makers.
+    that no checkpoint kept: then it is deleted, as MLflow deletes (restorable), and a new one has the whole course.
+    A server has 10 seconds to answer, and two attempts; nothing is sent to MLflow's makers.
     """
     with _mlflow_settings():
         from mlflow import MlflowClient

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dlf import checkpoint, environment
+from dlf import checkpoint, environment, loggers
 from dlf import data as data_module
 from dlf.checkpoint import Contents
 from dlf.commands import saving
@@ -58,6 +58,7 @@ def _train_new(loaded: Loaded, runs: Path, display: Logged) -> TrainResult:
     config = loaded.config
     device = choose_device(config.train.device)
     with loaded.places():  # what can be refused without the data is refused before they are read
+        loggers.check(config.logging)
         spec = data_module.known_spec(config.data_section)
         if spec is not None:
             check_memory(draw(config, spec), config.optimizer, device)
@@ -199,6 +200,7 @@ def _train(
     try:
         with signals() as received:
             display.start(run, config, experiment, state)
+            display.log_to(run, config, history)
             loop(run, config, experiment, state, history, display, received)
         status = "interrupted" if received else "completed"
     except DivergedError as error:
