@@ -97,9 +97,18 @@ def resume(
     return resume_run(RunDirectory.find(str(run), Path(runs)), overrides, start=start, display=display or Silent())
 
 
-def evaluate(run: str, *, split: Split = "test", checkpoint: str | None = None, runs: str | Path = "runs") -> Record:
-    """What `dlf evaluate RUN --json` prints, as a mapping."""
-    return evaluate_run(RunDirectory.find(str(run), Path(runs)), split=split, which=checkpoint)
+def evaluate(
+    run: str,
+    *,
+    split: Split = "test",
+    checkpoint: str | None = None,
+    predictions: str | Path | None = None,
+    force: bool = False,
+    runs: str | Path = "runs",
+) -> Record:
+    """What `dlf evaluate RUN --json` prints, as a mapping; `predictions` names a .csv or .npz file for each of them."""
+    found, to = RunDirectory.find(str(run), Path(runs)), Path(predictions) if predictions is not None else None
+    return evaluate_run(found, split=split, which=checkpoint, predictions_to=to, force=force)
 
 
 def reproduce(

@@ -120,6 +120,10 @@ def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it, a path, or `latest`.")],
     split: Annotated[Split, typer.Option(help="Which part of the data.")] = Split.test,
     checkpoint: Annotated[Checkpoint | None, typer.Option(help="Which weights; default: the run's result.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write every prediction there: .csv or .npz.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Let --predictions replace a file that is there.")] = False,
     device: Device = None,
     runs_dir: RunsDir = Path("runs"),
     as_json: AsJson = False,
@@ -129,9 +133,11 @@ def evaluate(
     from dlf.commands.evaluate import evaluate_run
     from dlf.run import RunDirectory
 
+    if force and predictions is None:
+        raise UsageError("--force replaces the file of --predictions: name one")
     device = _checked_device(device)
-    found = RunDirectory.find(run, runs_dir)
-    result = evaluate_run(found, split=split.value, which=checkpoint and checkpoint.value, device=device)
+    found, which = RunDirectory.find(run, runs_dir), checkpoint and checkpoint.value
+    result = evaluate_run(found, split=split.value, which=which, device=device, predictions_to=predictions, force=force)
     _show_json(result) if as_json else display.show_evaluation(result)
 
 

@@ -210,14 +210,18 @@ def evaluate(network: Network, experiment: Experiment, part: Part, prefix: str =
     """Loss, headline metric and further metrics on a part; the same numbers for the same weights, whoever asks."""
     if not len(part):
         return {}
-    output = outputs(network, part.x)
-    loss = experiment.loss(output, network.scaled(part.y))
-    found = {
-        "loss": loss.item(),
-        experiment.headline: headline(network, output, part.y, experiment.task).item() / len(part),
-        **experiment.metrics(network.in_units(output), part.y),
-    }
+    found = measured(network, experiment, outputs(network, part.x), part.y)
     return {f"{prefix}{name}": value for name, value in found.items()}
+
+
+@torch.no_grad()
+def measured(network: Network, experiment: Experiment, output: Tensor, y: Tensor) -> dict[str, Any]:
+    """Those numbers from what the network said of n >= 1 samples, (n, units), and what is true."""
+    return {
+        "loss": experiment.loss(output, network.scaled(y)).item(),
+        experiment.headline: headline(network, output, y, experiment.task).item() / len(y),
+        **experiment.metrics(network.in_units(output), y),
+    }
 
 
 def seed_dropout(seed: int, device: torch.device) -> None:

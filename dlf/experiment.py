@@ -16,7 +16,7 @@ from dlf.data import Data
 from dlf.engine import Experiment, TrainState
 from dlf.errors import MachineError, UsageError
 from dlf.layers import multiply_adds
-from dlf.losses import LOSSES, BoundLoss, balanced, probabilities
+from dlf.losses import LOSSES, BoundLoss, Task, balanced, probabilities
 from dlf.memory import available_bytes
 from dlf.metrics import METRICS, Predictions, column
 from dlf.model import Blueprint, Network, draw, realize
@@ -154,20 +154,20 @@ def _measure(
     def measure(output: Tensor, target: Tensor) -> Mapping[str, Any]:
         if not metrics:
             return {}
-        seen = predictions(output, target, blueprint, data.classes)
+        seen = predictions(output, target, blueprint.task, blueprint.loss.type, data.classes)
         return {column(metric): METRICS.build(metric, seen) for metric in metrics}
 
     return measure
 
 
-def predictions(output: Tensor, target: Tensor, blueprint: Blueprint, classes: tuple[str, ...] | None) -> Predictions:
+def predictions(output: Tensor, target: Tensor, task: Task, loss: str, classes: tuple[str, ...] | None) -> Predictions:
     """What metrics look at: probabilities for classes, values in the data's units for regression, as numpy arrays."""
-    regression = blueprint.task == "regression"
-    takes = LOSSES.get(blueprint.loss.type).facts["takes"]
-    probability = None if regression else probabilities(output.double(), takes, blueprint.task).cpu().numpy()
+    regression = task == "regression"
+    takes = LOSSES.get(loss).facts["takes"]
+    probability = None if regression else probabilities(output.double(), takes, task).cpu().numpy()
     values = output.double().cpu().numpy() if regression else None
     true = target.double().cpu().numpy() if regression else target.cpu().numpy()
-    return Predictions(task=blueprint.task, target=true, probability=probability, output=values, classes=classes)
+    return Predictions(task=task, target=true, probability=probability, output=values, classes=classes)
 
 
 def _check_sizes(config: ExperimentConfig, data: Data) -> None:

@@ -164,12 +164,28 @@ def auroc(predictions: Predictions) -> float:
     """
     from sklearn.metrics import roc_auc_score
 
+    return _against_the_rest(roc_auc_score, predictions)
+
+
+@METRICS.register("average_precision", tasks=CLASSES, best="max")
+def average_precision(predictions: Predictions) -> float:
+    """sum_t (R_t - R_t-1) P_t over the thresholds t from the highest down: the area under the precision-recall curve.
+
+    Without interpolation, which would promise too much (Davis and Goadrich, 2006). Chance gives the share of positives.
+    Positives, classes and NaN as for auroc.
+    """
+    from sklearn.metrics import average_precision_score
+
+    return _against_the_rest(average_precision_score, predictions)
+
+
+def _against_the_rest(area: Callable[..., Any], predictions: Predictions) -> float:
     scores, target = predictions.scores, predictions.target
     judged = [1] if predictions.task == "binary" else range(scores.shape[1])
     defined = [c for c in judged if 0 < (target == c).sum() < len(target)]
     if not defined or not np.isfinite(scores).all():
         return float("nan")
-    return float(np.mean([roc_auc_score(target == c, scores[:, c]) for c in defined]))
+    return float(np.mean([area(target == c, scores[:, c]) for c in defined]))
 
 
 @METRICS.register("mse", tasks=NUMBERS, best="min")

@@ -30,6 +30,7 @@ LEVELS = (
         "capture",
         "schedules",
         "metrics",
+        "assessment",
         "loggers",
         "datasets",
     ),

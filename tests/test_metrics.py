@@ -92,6 +92,17 @@ def auroc(p: Predictions, tie: float = 0.5) -> float:
     return sum(pairs_won((p.target == c).astype(int), p.scores[:, c], tie) for c in judged) / len(judged)
 
 
+def average_precision(p: Predictions, ties: bool = True) -> float:
+    """The mean over the positives of the precision among those that score no less than they do."""
+    judged = [1] if p.task == "binary" else [c for c in range(p.scores.shape[1]) if c in p.target]
+    areas = []
+    for c in judged:
+        scores = p.scores[:, c]
+        taken = [scores >= s if ties else scores > s for s in scores[p.target == c]]
+        areas.append(sum(ratio(sum(p.target[t] == c), sum(t)) for t in taken) / len(taken))
+    return float(sum(areas) / len(areas))
+
+
 def errors(p: Predictions) -> list[float]:
     assert p.output is not None
     return [float(o) - float(t) for o, t in zip(p.output.flat, p.target.flat, strict=True)]
@@ -137,6 +148,7 @@ REFERENCES = {
         f1, lambda p, average="macro": ratio(2 * precision(p) * recall(p), precision(p) + recall(p)), AVERAGES
     ),
     "auroc": Reference(auroc, lambda p: auroc(p, tie=0.0)),
+    "average_precision": Reference(average_precision, lambda p: average_precision(p, ties=False)),
     "mse": Reference(mse, lambda p: mse(p) / 2),
     "rmse": Reference(lambda p: math.sqrt(mse(p)), mse),
     "mae": Reference(mae, lambda p: math.sqrt(mse(p))),
@@ -238,7 +250,7 @@ def alone(task: Task) -> Predictions:
 @pytest.mark.parametrize(("name", "task", "settings"), CASES)
 def test_one_sample_gives_a_number_or_nan_without_a_warning(name: str, task: Task, settings: dict[str, Any]) -> None:
     value = measured(name, settings, alone(task))
-    assert np.isnan(value).all() == (name in ("auroc", "r2"))
+    assert np.isnan(value).all() == (name in ("auroc", "average_precision", "r2"))
 
 
 def test_r2_of_a_constant_target_is_nan() -> None:
@@ -256,7 +268,7 @@ def test_predictions_of_a_diverged_network_raise_nothing(
     assert values is not None
     values[0] = bad
     value = measured(name, settings, p)
-    if not math.isfinite(bad) and (task == "regression" or name == "auroc"):
+    if not math.isfinite(bad) and (task == "regression" or name in ("auroc", "average_precision")):
         assert not math.isfinite(value)
 
 

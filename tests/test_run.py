@@ -20,7 +20,7 @@ from dlf.commands.evaluate import evaluate_run
 from dlf.commands.train import Display
 from dlf.commands.train import train as train_experiment
 from dlf.config import ExperimentConfig, load, loads
-from dlf.engine import Experiment, TrainState, evaluate
+from dlf.engine import Experiment, TrainState, outputs
 from dlf.errors import ConfigError, DataError, DataMissingError, MachineError, RunError, UsageError
 from dlf.run import RunDirectory, Written, check_name, to_json
 
@@ -246,11 +246,11 @@ def test_evaluate_uses_the_threads_of_the_run(train: Train, monkeypatch: pytest.
     run = run_of(train(SMALL, "train.threads=2"))
     seen = []
 
-    def spy(*arguments: Any) -> dict[str, Any]:
+    def spy(*arguments: Any) -> torch.Tensor:
         seen.append(torch.get_num_threads())
-        return evaluate(*arguments)
+        return outputs(*arguments)
 
-    monkeypatch.setattr("dlf.commands.evaluate.evaluate", spy)
+    monkeypatch.setattr("dlf.commands.evaluate.outputs", spy)
     evaluate_run(run)
     assert (seen, torch.get_num_threads()) == ([2], 1)
 
