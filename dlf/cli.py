@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from dlf import __version__
-from dlf.errors import DlfError, MachineError, UsageError, is_out_of_memory
+from dlf.errors import DataError, DlfError, MachineError, UsageError, is_out_of_memory
 
 # what Typer raises for words that do not fit is click's, which newer Typers carry inside of themselves
 _BadWords: type[Exception] = typer.BadParameter.__mro__[1]
@@ -139,6 +139,43 @@ def evaluate(
     found, which = RunDirectory.find(run, runs_dir), checkpoint and checkpoint.value
     result = evaluate_run(found, split=split.value, which=which, device=device, predictions_to=predictions, force=force)
     _show_json(result) if as_json else display.show_evaluation(result)
+
+
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it, a path, or `latest`.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Pictures, CSV or .npy and .npz; - is one of the first on stdin.")
+    ],
+    as_is: Annotated[
+        bool, typer.Option("--as-is", help="Only resize pictures; do not find, centre and scale what they show.")
+    ] = False,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw what the network saw beside each picture: a .png.")
+    ] = None,
+    checkpoint: Annotated[Checkpoint | None, typer.Option(help="Which weights; default: the run's result.")] = None,
+    device: Device = None,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Say what the network makes of pictures, rows or arrays of your own; exit code 3 where a file cannot be read."""
+    from dlf import display
+    from dlf.commands.predict import predict as command
+    from dlf.run import RunDirectory
+    from dlf.sheet import check_sheet, draw_sheet
+
+    device = _checked_device(device)
+    if picture is not None:
+        check_sheet(picture)
+    found = RunDirectory.find(run, runs_dir)
+    predicted = command(found, files, which=checkpoint and checkpoint.value, device=device, as_is=as_is)
+    if picture is not None:
+        sources = [sample.picture and sample.picture.source for sample in predicted.samples]
+        draw_sheet(picture, predicted.result["predictions"], sources, predicted.x)
+    _show_json(predicted.result) if as_json else display.show_predictions(predicted.result)
+    if predicted.failures:
+        done = len(files) - len(predicted.failures)
+        raise DataError("\n".join([f"{done} of {len(files)} files were read. Of the others:", *predicted.failures]))
 
 
 @app.command()

@@ -41,7 +41,7 @@ LEVELS = (
     ("backpropagation",),
     ("engine", "environment", "checkpoint"),
     ("experiment",),
-    ("commands", "display", "drawing"),
+    ("commands", "display", "drawing", "sheet"),
     ("api", "cli"),
     ("__init__", "__main__"),
 )

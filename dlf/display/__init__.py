@@ -5,6 +5,7 @@
     epochs.py     one epoch as a line of a log or a row of a terminal
     listed.py     the runs of a folder
     progress.py   what is told while training
+    predicted.py  what a network says of samples of your own
     results.py    what is shown afterwards
     repeated.py   whether a run that was trained again is the same
 
@@ -13,6 +14,7 @@ encoding lacks) ends in `streams.Stream`; whatever else goes wrong ends in `prog
 """
 
 from dlf.display.listed import removal_text, show_removed, show_runs
+from dlf.display.predicted import show_predictions
 from dlf.display.progress import training
 from dlf.display.repeated import show_reproduction
 from dlf.display.results import show_evaluation, show_summary, show_training
@@ -22,7 +24,7 @@ __all__ = [
     "removal_text",
     "show_evaluation",
     "show_removed",
-    "show_reproduction",
+    "show_predictions", "show_reproduction",
     "show_runs",
     "show_summary",
     "show_text",

@@ -1,0 +1,56 @@
+"""What `dlf predict` found: a line for each sample, and what was done to a picture below it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.text import Text
+
+from dlf.display.streams import page
+from dlf.display.words import number, safe
+
+_MOST_NAME = 28  # columns; of a longer name the end is shown, which tells files apart
+
+
+def show_predictions(result: Mapping[str, Any]) -> None:
+    """Each sample with its answer and the next ones, or its values in their units."""
+    with page() as console:
+        head = f"{safe(result['run'])}, {result['checkpoint']} checkpoint (epoch {result['epoch']})"
+        console.print(Text(f"{head}, trained on {safe(result['data'])}", style="bold"), soft_wrap=True)
+        if result["requested_data"] != result["data"]:
+            text = f"ATTENTION: {safe(result['requested_data'])} was not at hand for the training (data.fallback)"
+            console.print(Text(text, style="bold red"), soft_wrap=True)
+        predictions = result["predictions"]
+        names = [_name(prediction) for prediction in predictions]
+        width = max(map(len, names), default=0)
+        answers = [_short(prediction["class"]) for prediction in predictions if "class" in prediction]
+        widest = max(map(len, answers), default=0)
+        for name, prediction in zip(names, predictions, strict=True):
+            line = Text(f"{name:<{width}}  ")
+            if "class" in prediction:
+                line.append(f"{_short(prediction['class']):<{widest}}  ", style="bold")
+                line.append(_percent(prediction["probability"]))
+                others = [f"{_short(other['class'])} {_percent(other['probability'])}" for other in prediction["top"][1:]]
+                line.append(f"  then {', '.join(' '.join(other.split()) for other in others)}", style="dim")
+            else:
+                line.append("  ".join(map(number, prediction["values"])), style="bold")
+            console.print(line, soft_wrap=True)
+            if prediction.get("done"):
+                console.print(Text(f"  {safe(prediction['done'])}", style="dim"), soft_wrap=True)
+
+
+def _name(prediction: Mapping[str, Any]) -> str:
+    """The file's name, its end where it is long, and the number of the sample in it."""
+    name = safe("stdin" if prediction["file"] == "-" else prediction["file"])
+    short = name if len(name) <= _MOST_NAME else f"...{name[3 - _MOST_NAME :]}"
+    return short if prediction["sample"] is None else f"{short}:{prediction['sample']}"
+
+
+def _short(name: str) -> str:
+    shown = safe(name)
+    return shown if len(shown) <= 14 else f"{shown[:11]}..."
+
+
+def _percent(probability: float) -> str:
+    return f"{100 * probability:5.1f} %"
