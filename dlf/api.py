@@ -124,6 +124,11 @@ def reproduce(
     return reproduce_run(found, device=device, keep=keep, display=display or Silent())
 
 
+def records(run: str, *, runs: str | Path = "runs") -> list[Record]:
+    """The epochs of a run as metrics.jsonl has them: a mapping an epoch; what was no number is None."""
+    return RunDirectory.find(str(run), Path(runs)).read_metrics()
+
+
 def load(run: str, *, checkpoint: str | None = None, device: str | None = None, runs: str | Path = "runs") -> Trained:
     """The network of a run (id, unique prefix, path or `latest`) with the weights of its result, in evaluation mode."""
     opened = open_run(RunDirectory.find(str(run), Path(runs)), which=checkpoint, device=device)

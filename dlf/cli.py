@@ -203,6 +203,38 @@ def reproduce(
 
 
 @app.command()
+def records(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it, a path, or `latest`.")],
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write all columns as CSV instead; - is stdout.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Let --csv replace a file that is there.")] = False,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Show the epochs of a run, as a table, CSV or JSON."""
+    from dlf import display
+    from dlf.commands.records import best_of, to_csv, write_csv
+    from dlf.run import RunDirectory
+
+    if csv is not None and as_json:
+        raise UsageError("--csv and --json exclude each other: one document at a time")
+    if force and (csv is None or csv == Path("-")):
+        raise UsageError("--force replaces the file of --csv: name one")
+    found = RunDirectory.find(run, runs_dir)
+    epochs = found.read_metrics()
+    if csv == Path("-"):
+        display.show_text(to_csv(epochs))
+    elif csv is not None:
+        write_csv(epochs, csv, force=force)
+        display.show_text(f"{csv}\n")
+    elif as_json:
+        _show_json(epochs)
+    else:
+        display.show_records(epochs, best_of(epochs, found.read_info()["monitor"]))
+
+
+@app.command()
 def summarize(
     what: Annotated[
         str, typer.Argument(metavar="CONFIG|RUN", help="An experiment file, a shipped one's name, or a run.")

@@ -73,6 +73,7 @@ def test_every_command_is_in_the_table_and_every_one_there_exists() -> None:
         "dlf summarize {config} --plot picture.svg",
         "dlf train --resume latest",
         "dlf reproduce latest",
+        "dlf records latest --csv epochs.csv",
         "dlf runs --sort best --since 7d",
         "dlf schema",
         "dlf init spiral mine.yaml",

@@ -7,6 +7,7 @@
     progress.py   what is told while training
     predicted.py  what a network says of samples of your own
     results.py    what is shown afterwards
+    recorded.py   the epochs of a run
     repeated.py   whether a run that was trained again is the same
 
 No failure to draw reaches the training. What a stream refuses (closed, full, a broken pipe, characters that its
@@ -16,6 +17,7 @@ encoding lacks) ends in `streams.Stream`; whatever else goes wrong ends in `prog
 from dlf.display.listed import removal_text, show_removed, show_runs
 from dlf.display.predicted import show_predictions
 from dlf.display.progress import training
+from dlf.display.recorded import show_records
 from dlf.display.repeated import show_reproduction
 from dlf.display.results import show_evaluation, show_summary, show_training
 from dlf.display.streams import show_text
@@ -23,6 +25,7 @@ from dlf.display.streams import show_text
 __all__ = [
     "removal_text",
     "show_evaluation",
+    "show_records",
     "show_removed",
     "show_predictions", "show_reproduction",
     "show_runs",
