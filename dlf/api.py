@@ -17,6 +17,8 @@ from torch import Tensor
 
 from dlf import shipped, yaml12
 from dlf.commands.evaluate import Split, evaluate_run, open_run
+from dlf.commands.predict import answer
+from dlf.commands.predict import predict as predict_files
 from dlf.commands.reproduce import Reproduction
 from dlf.commands.reproduce import reproduce as reproduce_run
 from dlf.commands.summarize import summarize_experiment
@@ -26,8 +28,7 @@ from dlf.commands.train import train as train_experiment
 from dlf.config import Loaded, loads
 from dlf.config import load as load_file
 from dlf.data import Data
-from dlf.engine import Experiment, TrainState, outputs
-from dlf.losses import LOSSES, probabilities
+from dlf.engine import Experiment, TrainState
 from dlf.model import Network, Summary
 from dlf.run import Record, RunDirectory
 from dlf.streamed import Streamed
@@ -69,10 +70,7 @@ class Trained:
 
     def predict(self, x: Tensor | Streamed) -> Tensor:
         """(n, classes) probabilities, or (n, targets) values in the data's units; x is (n, *shape), not normalized."""
-        output = outputs(self.network, x)
-        if self.experiment.task == "regression":
-            return self.network.in_units(output)
-        return probabilities(output, LOSSES.get(self.loss).facts["takes"], self.experiment.task)
+        return answer(self.network, x, task=self.experiment.task, loss=self.loss)
 
 
 def train(
@@ -109,6 +107,19 @@ def evaluate(
     """What `dlf evaluate RUN --json` prints, as a mapping; `predictions` names a .csv or .npz file for each of them."""
     found, to = RunDirectory.find(str(run), Path(runs)), Path(predictions) if predictions is not None else None
     return evaluate_run(found, split=split, which=checkpoint, predictions_to=to, force=force)
+
+
+def predict(
+    run: str,
+    *files: str | Path,
+    as_is: bool = False,
+    checkpoint: str | None = None,
+    device: str | None = None,
+    runs: str | Path = "runs",
+) -> Record:
+    """What `dlf predict RUN FILE... --json` prints, as a mapping; files that cannot be read are its `failures`."""
+    found, names = RunDirectory.find(str(run), Path(runs)), [str(file) for file in files]
+    return predict_files(found, names, which=checkpoint, device=device, as_is=as_is).result
 
 
 def reproduce(

@@ -145,7 +145,8 @@ def evaluate(
 def predict(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it, a path, or `latest`.")],
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Pictures, CSV or .npy and .npz; - is one of the first on stdin.")
+        list[str],
+        typer.Argument(metavar="FILE...", help="Pictures, CSV, .npy or .npz; - is a picture or CSV on stdin."),
     ],
     as_is: Annotated[
         bool, typer.Option("--as-is", help="Only resize pictures; do not find, centre and scale what they show.")

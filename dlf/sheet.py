@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlf import durable
-from dlf.errors import UsageError
+from dlf.errors import MachineError, UsageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,12 +21,27 @@ if TYPE_CHECKING:
 MOST = 60  # samples on one sheet
 COLUMNS = 3
 DOTS_PER_INCH = 150
+_TITLE = "dlf predict"
 
 
 def check_sheet(path: Path) -> None:
-    """UsageError where a sheet cannot have this name."""
+    """UsageError where a sheet is not to be written: no .png, or a file that is there and is no earlier sheet."""
     if path.suffix.lower() != ".png":
         raise UsageError(f"--picture: expected a file that ends in .png, got {str(path)!r}")
+    if not path.parent.is_dir():
+        raise MachineError(f"cannot write {path}: there is no folder {path.parent}. Make it, or name another place.")
+    if path.exists() and not _is_sheet(path):
+        raise UsageError(f"--picture: {path} is there already and is no sheet of dlf predict; name another file")
+
+
+def _is_sheet(path: Path) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return bool(image.info.get("Title") == _TITLE)
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 def draw_sheet(
@@ -37,7 +52,8 @@ def draw_sheet(
 ) -> None:
     """Write a PNG with the first 60 samples: the source, if there was one, and x as the network saw it.
 
-    `x` is uint8 (n, channels, height, width); UsageError where it is not. MachineError where the file cannot be written.
+    `x` is uint8 (n, channels, height, width); UsageError where it is not. MachineError where the file cannot be
+    written.
     """
     check_sheet(path)
     if x.ndim != 4:
@@ -59,7 +75,7 @@ def draw_sheet(
             left, right = axes[row, 2 * column], axes[row, 2 * column + 1]
             _draw(left, right, predictions[index], sources[index], x[index])
         file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=DOTS_PER_INCH, metadata={"Title": "dlf predict"})
+        figure.savefig(file, format="png", dpi=DOTS_PER_INCH, metadata={"Title": _TITLE})
     durable.write(path, file.getvalue())
 
 
@@ -69,19 +85,16 @@ def _draw(left: Axes, right: Axes, prediction: Mapping[str, Any], source: Image 
     name = prediction["file"] if prediction["sample"] is None else f"{prediction['file']}:{prediction['sample']}"
     printable = "".join(c if c.isprintable() else "?" for c in name)
     if source is not None:
-        shown = np.asarray(source)
-        left.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
-    _frame(left if source is not None else None)
+        left.imshow(np.asarray(source), cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
+        _frame(left)
     right.imshow(seen, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     _frame(right)
     left.set_title(printable if len(printable) <= 18 else f"...{printable[-15:]}", fontsize=8, parse_math=False)
     right.set_title(_answer(prediction), fontsize=8, parse_math=False)
 
 
-def _frame(axis: Axes | None) -> None:
+def _frame(axis: Axes) -> None:
     """A thin line around an image, so that its edge is seen on a white page."""
-    if axis is None:
-        return
     axis.axis("on")
     axis.set_xticks([])
     axis.set_yticks([])

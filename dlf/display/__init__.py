@@ -25,9 +25,10 @@ from dlf.display.streams import show_text
 __all__ = [
     "removal_text",
     "show_evaluation",
+    "show_predictions",
     "show_records",
     "show_removed",
-    "show_predictions", "show_reproduction",
+    "show_reproduction",
     "show_runs",
     "show_summary",
     "show_text",

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.padding import Padding
 from rich.text import Text
 
 from dlf.display.streams import page
+from dlf.display.tables import warn_of_fallback
 from dlf.display.words import number, safe
 
 _MOST_NAME = 28  # columns; of a longer name the end is shown, which tells files apart
@@ -18,9 +20,7 @@ def show_predictions(result: Mapping[str, Any]) -> None:
     with page() as console:
         head = f"{safe(result['run'])}, {result['checkpoint']} checkpoint (epoch {result['epoch']})"
         console.print(Text(f"{head}, trained on {safe(result['data'])}", style="bold"), soft_wrap=True)
-        if result["requested_data"] != result["data"]:
-            text = f"ATTENTION: {safe(result['requested_data'])} was not at hand for the training (data.fallback)"
-            console.print(Text(text, style="bold red"), soft_wrap=True)
+        warn_of_fallback(console, result["requested_data"], result["data"])
         predictions = result["predictions"]
         names = [_name(prediction) for prediction in predictions]
         width = max(map(len, names), default=0)
@@ -31,13 +31,13 @@ def show_predictions(result: Mapping[str, Any]) -> None:
             if "class" in prediction:
                 line.append(f"{_short(prediction['class']):<{widest}}  ", style="bold")
                 line.append(_percent(prediction["probability"]))
-                others = [f"{_short(other['class'])} {_percent(other['probability'])}" for other in prediction["top"][1:]]
-                line.append(f"  then {', '.join(' '.join(other.split()) for other in others)}", style="dim")
+                others = [f"{_short(one['class'])} {_percent(one['probability']).strip()}" for one in prediction["top"]]
+                line.append(f"  then {', '.join(others[1:])}", style="dim")
             else:
                 line.append("  ".join(map(number, prediction["values"])), style="bold")
             console.print(line, soft_wrap=True)
             if prediction.get("done"):
-                console.print(Text(f"  {safe(prediction['done'])}", style="dim"), soft_wrap=True)
+                console.print(Padding(Text(safe(prediction["done"]), style="dim"), (0, 0, 0, 2)))
 
 
 def _name(prediction: Mapping[str, Any]) -> str:
