@@ -7,7 +7,6 @@ flowing down, or every unit as a circle where a dense network is small enough fo
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from itertools import chain, pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from dlf.errors import MachineError, UsageError
+from dlf.figure_files import rendered, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,18 +25,12 @@ if TYPE_CHECKING:
     from dlf.model import LayerSummary, Summary
 
 Point = tuple[float, float]
-FORMATS = (".png", ".svg", ".pdf")
-# The salt keeps the bytes the same from run to run, the font types keep text searchable, and without hinting a text is
-# as wide as `_width` says.
-SETTINGS = {"svg.hashsalt": "dlf", "svg.fonttype": "none", "pdf.fonttype": 42, "text.hinting": "none"}
 
 # Fills are light enough for black text and differ in lightness too; blue, orange and vermilion (Okabe and Ito, 2008)
 # stay apart for colour-blind readers. Nothing is said by colour alone.
 INK, MUTED, PALE = "#1a1a1a", "#5f5f5f", "#b5b5b5"
 WHITE, PAPER, GREY, BLUE, ORANGE, VERMILION = "#ffffff", "#f7f7f7", "#efefef", "#93c1e4", "#f7d9a8", "#b84a00"
 
-DOTS_PER_INCH = 200  # a picture shown at half its size, on a common screen, is still sharp
-MOST_PIXELS = 60_000  # a side of 65,536 is refused by the PNG renderer
 MARGIN = 0.2
 NAME_LINE = 32  # letters of a title's line, 7 inches at most
 NARROWEST = 4.0  # inches of a page: 800 pixels
@@ -103,28 +96,12 @@ def draw_architecture(summary: Summary, path: Path) -> None:
 
     The same summary gives the same bytes. UsageError for another suffix, MachineError where the file cannot be written.
     """
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS:
-        got = repr(path.suffix) if suffix else "none"
-        raise UsageError(f"cannot draw to {path}: its suffix must be one of {', '.join(FORMATS)}, and it has {got}.")
-    picture = _rendered(summary, suffix[1:])
-    try:
-        path.write_bytes(picture)
-    except OSError as error:
-        advice = "Name a file in a folder that exists and may be written."
-        raise MachineError(f"cannot write the picture {path}: {error.strerror or error}. {advice}") from error
+    save(lambda: figure(summary), path, summary.name)
 
 
-def _rendered(summary: Summary, kind: str) -> bytes:
-    from matplotlib import style
-
-    dates = {"svg": ["Date"], "pdf": ["CreationDate"]}.get(kind, [])
-    with style.context(["default", SETTINGS]):  # a matplotlibrc of the user could ask for LaTeX
-        page = figure(summary)
-        dpi = min(DOTS_PER_INCH, MOST_PIXELS / max(page.get_size_inches()))
-        file = io.BytesIO()
-        page.savefig(file, format=kind, dpi=dpi, metadata={"Title": summary.name, **dict.fromkeys(dates)})
-    return file.getvalue()
+def picture(summary: Summary, kind: str) -> bytes:
+    """The picture as the bytes of a png, svg or pdf file."""
+    return rendered(lambda: figure(summary), kind, summary.name)
 
 
 def figure(summary: Summary) -> Figure:

@@ -50,9 +50,9 @@ def mcnemar(only_first: int, only_second: int) -> tuple[float, float]:
 def tango(only_first: int, only_second: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """The interval of the difference of two shares, measured on the same n >= 1 samples: first less second.
 
-    It holds the differences d that the score test does not refuse: |b - c - n d| <= z sqrt(n (2 q + d (1 - d))), b and c
-    being the samples on which only the first, only the second is right, and q the likeliest share of the latter where
-    the difference is d. Where it holds 0, McNemar's test without correction is not significant. Tango, 1998.
+    It holds the differences d that the score test does not refuse: |b - c - n d| <= z sqrt(n (2 q + d (1 - d))), where
+    only the first is right on b samples, only the second on c, and q is the likeliest share of the latter if the
+    difference is d. Where it holds 0, McNemar's test without correction is not significant. Tango, 1998.
     """
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     b, c, found = only_first, only_second, (only_first - only_second) / n
@@ -156,10 +156,10 @@ def welch(x: Sequence[float], y: Sequence[float], *, confidence: float = 0.95) -
     if u + v == 0:
         return Welch(difference, None, None, None)
     freedom = (u + v) ** 2 / (u**2 / (a.n - 1) + v**2 / (b.n - 1))
-    half = float(t.ppf((1 + confidence) / 2, freedom)) * sqrt(u + v)
-    return Welch(
-        difference, difference - half, difference + half, 2 * float(t.sf(abs(difference) / sqrt(u + v), freedom))
-    )
+    error = sqrt(u + v)
+    half = float(t.ppf((1 + confidence) / 2, freedom)) * error
+    p = 2 * float(t.sf(abs(difference) / error, freedom))
+    return Welch(difference, difference - half, difference + half, p)
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 # from the ground up: a module may import its own level and every level before it
 LEVELS = (
     ("errors",),
-    ("registry", "durable", "memory", "statistics", "yaml12_scalars"),
+    ("registry", "durable", "figure_files", "memory", "statistics", "yaml12_scalars"),
     ("run", "shipped", "yaml12"),
     (
         "activations",

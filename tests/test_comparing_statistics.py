@@ -65,7 +65,7 @@ def test_tango_at_its_ends() -> None:
     assert high == 1.0
     assert 0 < low < 1
     assert tango(0, 10, 10) == pytest.approx((-1.0, -low))
-    # Tango's own example: 44 patients, of whom 1 did well with the second treatment only; Tango, 1998, table III
+    # Tango's own example: of 44 pairs one is right with the second only
     assert tango(0, 1, 44) == pytest.approx((-0.118, 0.060), abs=1e-3)
 
 
@@ -129,7 +129,8 @@ def test_spread() -> None:
     values = [0.97, 0.96, 0.98, 0.975]
     found = spread_of(values)
     low, high = scipy.stats.t.interval(0.95, 3, loc=np.mean(values), scale=scipy.stats.sem(values))
-    assert (found.n, found.mean, found.std) == (4, pytest.approx(0.97125), pytest.approx(np.std(values, ddof=1)))
+    assert found.n == 4
+    assert (found.mean, found.std) == pytest.approx((0.97125, np.std(values, ddof=1)))
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-12)
     alone = spread_of([0.5])
     assert (alone.n, alone.mean, alone.std, alone.low, alone.high) == (1, 0.5, None, None, None)

@@ -30,7 +30,7 @@ from matplotlib.path import Path as Outline
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from dlf import drawing
+from dlf import drawing, figure_files
 from dlf.activations import ACTIVATIONS
 from dlf.config import ExperimentConfig
 from dlf.datasets import DataSpec
@@ -102,7 +102,7 @@ page_of = cache(figure)  # for tests that leave the page as it is
 
 @pytest.fixture(autouse=True)
 def as_written_to_files() -> Iterator[None]:
-    with mpl.rc_context(drawing.SETTINGS):  # type: ignore[arg-type]
+    with mpl.rc_context(figure_files.SETTINGS):  # type: ignore[arg-type]
         yield
 
 
@@ -396,7 +396,7 @@ def test_without_salt_and_metadata_an_svg_would_differ_each_time(monkeypatch: py
 def test_a_picture_is_wide_enough_to_read_and_never_too_large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     draw_architecture(SMALL, tmp_path / "small.png")
     assert pixels_of(tmp_path / "small.png")[0] >= 800
-    monkeypatch.setattr(drawing, "MOST_PIXELS", 700)
+    monkeypatch.setattr(figure_files, "MOST_PIXELS", 700)
     draw_architecture(SMALL, tmp_path / "small.png")
     assert max(pixels_of(tmp_path / "small.png")) in (699, 700)  # rounded to whole pixels
 
