@@ -142,14 +142,37 @@ def evaluation(classes: tuple[str, ...] | None = ("0", "1", "2"), **changes: Any
         "samples": 10_000,
         "task": "classification",
         "classes": classes,
+        "test_looks": 3,
         "loss": 0.0731,
         "accuracy": 0.9789,
         "f1": 0.97,
         "auroc": None,
         "f1_none": [0.9, 0.8],
         "confusion_matrix": matrix,
+        "accuracy_interval": {"method": "wilson", "confidence": 0.95, "low": 0.9759, "high": 0.98154},
+        "per_class": [
+            {"class": name, "precision": 0.9, "recall": 0.8, "f1": 0.5 + index / 100, "support": 1000 + 2 * index}
+            for index, name in enumerate(classes or ())
+        ],
+        "calibration": {
+            "expected_calibration_error": 0.0251,
+            "bins": [
+                {"low": 0.0, "high": 0.5, "samples": 0, "confidence": None, "accuracy": None},
+                {"low": 0.5, "high": 1.0, "samples": 9999, "confidence": 0.95, "accuracy": 0.925},
+            ],
+        },
     }
     return found | changes
+
+
+def regression(targets: int = 1) -> dict[str, Any]:
+    largest = [{"index": 70, "true": 3.0, "predicted": -1.0, "residual": -4.0}]
+    residuals = {"mean": -0.25, "std": 2.5, "quantiles": {"0.0": -4.0, "0.05": -3.0, "0.5": 0.0, "1.0": 1.5}}
+    found = evaluation(None, task="regression", mae=2.5, residuals=[residuals | {"largest": largest}] * targets)
+    return {key: value for key, value in found.items() if key not in OF_CLASSES}
+
+
+OF_CLASSES = ("accuracy", "accuracy_interval", "f1", "f1_none", "auroc", "confusion_matrix", "per_class", "calibration")
 
 
 def layer(index: str, kind: str, shape: tuple[int, ...], parameters: int = 0, depth: int = 0, **more: Any) -> Any:
@@ -197,6 +220,9 @@ ALL: list[tuple[Callable[[Any], None], Any]] = [
     (display.show_training, result()),
     (display.show_evaluation, evaluation()),
     (display.show_evaluation, evaluation(tuple(f"class number {index}" for index in range(12)))),
+    (display.show_evaluation, evaluation(tuple(f"class number {index}" * 9 for index in range(30)))),
+    (display.show_evaluation, regression()),
+    (display.show_evaluation, regression(targets=9)),
     (display.show_summary, summary()),
 ]
 
@@ -253,35 +279,89 @@ def test_a_fallback_is_loud(what: Callable[[Any], None], value: Any, monkeypatch
 def test_show_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     assert show(display.show_evaluation, evaluation(), None, monkeypatch) == [
         "mnist-1, best checkpoint (epoch 2): test part of mnist, 10,000 samples",
-        "loss        0.0731",
-        "accuracy    0.9789",
-        "f1 (macro)  0.9700",
-        "auroc          nan",
+        "test looked at 3 times",
+        "loss               0.0731",
+        "accuracy           0.9789  95 % interval 0.9759 to 0.9815 (Wilson)",
+        "f1 (macro)         0.9700",
+        "auroc                 nan",
+        "calibration error  0.0251  expected, over 2 bins of confidence",
+        "",
+        "class by class",
+        "   precision  recall      f1  support",
+        "0     0.9000  0.8000  0.5000    1,000",
+        "1     0.9000  0.8000  0.5100    1,002",
+        "2     0.9000  0.8000  0.5200    1,004",
         "",
         "confusion matrix: rows are the true classes, columns the predicted ones",
         "     0    1    2",
         "0 1000    .    .",
         "1    . 1001    1",
         "2    2    . 1002",
+        "",
+        "most confused",
+        "2 is taken for 0: 2 of 1,004 times (0.2 %)",
+        "1 is taken for 2: 1 of 1,002 times (0.1 %)",
+        "",
+        "calibration: how sure it was, and how often it was right",
+        "confidence    samples    mean  accuracy      gap",
+        "0.50 to 1.00    9,999  0.9500    0.9250  -0.0250",  # 0.925 - 0.95
     ]
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "once"), (2, "twice"), (3, "3 times"), (1000, "1,000 times")])
+def test_looks_are_counted_in_words(count: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert show(display.show_evaluation, evaluation(test_looks=count), 80, monkeypatch)[1] == f"test looked at {words}"
+
+
+def test_two_classes_have_areas_and_a_stated_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = {"threshold": 0.5, "positive": "yes", "true_positive_rate": 0.9, "false_positive_rate": 0.05}
+    found = evaluation(("no", "yes"), task="binary", auroc=0.98, average_precision=0.97)
+    lines = show(display.show_evaluation, {**found, "operating_point": point | {"precision": 0.8}}, None, monkeypatch)
+    assert "auroc              0.9800  area under the ROC curve; chance gives 0.5" in lines
+    assert "average_precision  0.9700  area under the precision-recall curve" in lines
+    assert "yes is said above probability 0.5: true positive rate 0.9000, false positive rate 0.0500" in "".join(lines)
+    lines = show(display.show_evaluation, {**found, "operating_point": point | {"precision": 0.8}}, 80, monkeypatch)
+    assert max(map(len, lines)) <= 80
+    del point["true_positive_rate"], point["false_positive_rate"]
+    lines = show(display.show_evaluation, {**found, "operating_point": point}, None, monkeypatch)
+    assert "no ROC and precision-recall curves: they need samples of both classes" in lines
 
 
 def test_many_classes_show_the_worst_confusions(monkeypatch: pytest.MonkeyPatch) -> None:
     letters = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
     lines = show(display.show_evaluation, evaluation(letters), 80, monkeypatch)
-    assert lines[-5:-3] == ["    25  Z taken for A", "    24  Y taken for Z"]  # counts[i][i + 1] = i
+    at = lines.index("most confused")
+    assert lines[at + 1] == "Z is taken for A: 25 of 1,050 times (2.4 %)"  # 1000 + i on the diagonal, i beside it
+    assert lines[at + 2] == "Y is taken for Z: 24 of 1,048 times (2.3 %)"
+    assert "the 10 of 26 classes with the lowest F1; --json has all" in lines
+    assert not any("confusion matrix" in line for line in lines)
 
 
 def test_a_matrix_that_does_not_fit_becomes_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = show(display.show_evaluation, evaluation(), 12, monkeypatch)
-    assert "2 taken for" in " ".join(line.strip() for line in lines)
+    assert "2 is taken for 0" in " ".join(line.strip() for line in lines)
+    assert not any("confusion matrix" in line for line in lines)
 
 
-def test_regression_has_no_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = evaluation(None, mae=2.5, task="regression")
-    del found["confusion_matrix"]
-    lines = show(display.show_evaluation, found, None, monkeypatch)
-    assert lines[-1].split() == ["mae", "2.5000"]
+def test_regression_has_residuals(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert show(display.show_evaluation, regression(), None, monkeypatch)[2:] == [
+        "loss  0.0731",
+        "mae   2.5000",
+        "",
+        "residuals: predicted less true",
+        "mean           -0.2500",
+        "std             2.5000",
+        "least          -4.0000",
+        "5 % are below  -3.0000",
+        "median          0.0000",
+        "greatest        1.5000",
+        "",
+        "largest errors, by the sample's index in this part",
+        "index    true  predicted  residual",
+        "70     3.0000    -1.0000   -4.0000",
+    ]
+    lines = show(display.show_evaluation, regression(targets=9), None, monkeypatch)
+    assert "residuals: predicted less true; 6 of 9 targets, --json has all" in lines
 
 
 def test_names_of_classes_are_taken_literally(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,23 +3,26 @@
     streams.py    streams that never raise, and the consoles that write to them
     words.py      values as words: numbers, durations, bytes, spark lines
     epochs.py     one epoch as a line of a log or a row of a terminal
+    evaluated.py  what `dlf evaluate` found
     listed.py     the runs of a folder
     progress.py   what is told while training
     predicted.py  what a network says of samples of your own
     results.py    what is shown afterwards
     recorded.py   the epochs of a run
     repeated.py   whether a run that was trained again is the same
+    tables.py     what tables share
 
 No failure to draw reaches the training. What a stream refuses (closed, full, a broken pipe, characters that its
 encoding lacks) ends in `streams.Stream`; whatever else goes wrong ends in `progress._Unbreakable`.
 """
 
+from dlf.display.evaluated import show_evaluation
 from dlf.display.listed import removal_text, show_removed, show_runs
 from dlf.display.predicted import show_predictions
 from dlf.display.progress import training
 from dlf.display.recorded import show_records
 from dlf.display.repeated import show_reproduction
-from dlf.display.results import show_evaluation, show_summary, show_training
+from dlf.display.results import show_summary, show_training
 from dlf.display.streams import show_text
 
 __all__ = [
