@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["evaluate", "load", "predict", "records", "reproduce", "resume", "summarize", "train"]
+__all__ = ["evaluate", "load", "predict", "records", "report", "reproduce", "resume", "summarize", "train"]
 
 if TYPE_CHECKING:
-    from dlf.api import evaluate, load, predict, records, reproduce, resume, summarize, train
+    from dlf.api import evaluate, load, predict, records, report, reproduce, resume, summarize, train
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,7 @@ from dlf.commands.evaluate import Split, evaluate_run, open_run
 from dlf.commands.predict import answer
 from dlf.commands.predict import predict as predict_files
 from dlf.commands.reproduce import Reproduction
+from dlf.commands.report import report as report_run
 from dlf.commands.reproduce import reproduce as reproduce_run
 from dlf.commands.summarize import summarize_experiment
 from dlf.commands.train import Display, TrainResult
@@ -138,6 +139,19 @@ def reproduce(
 def records(run: str, *, runs: str | Path = "runs") -> list[Record]:
     """The epochs of a run as metrics.jsonl has them: a mapping an epoch; what was no number is None."""
     return RunDirectory.find(str(run), Path(runs)).read_metrics()
+
+
+def report(
+    run: str,
+    *,
+    output: str | Path | None = None,
+    split: Split = "val",
+    checkpoint: str | None = None,
+    runs: str | Path = "runs",
+) -> Path:
+    """Write what `dlf report RUN` writes, by default report.html in the run's directory; the file."""
+    found, to = RunDirectory.find(str(run), Path(runs)), Path(output) if output is not None else None
+    return Path(report_run(found, output=to, split=split, which=checkpoint).path)
 
 
 def load(run: str, *, checkpoint: str | None = None, device: str | None = None, runs: str | Path = "runs") -> Trained:

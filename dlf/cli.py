@@ -260,6 +260,36 @@ def summarize(
 
 
 @app.command()
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it, a path, or `latest`.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where; default: report.html in the run.")
+    ] = None,
+    split: Annotated[Split, typer.Option(help="Part whose answers are judged; looks at test are counted.")] = Split.val,
+    checkpoint: Annotated[Checkpoint | None, typer.Option(help="Which weights; default: the run's result.")] = None,
+    device: Device = None,
+    browse: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Write one HTML file with all that a run shows."""
+    import webbrowser
+    from dataclasses import asdict
+
+    from dlf import display
+    from dlf.commands.report import report as command
+    from dlf.run import RunDirectory
+
+    device = _checked_device(device)
+    found = RunDirectory.find(run, runs_dir)
+    which = checkpoint and checkpoint.value
+    result = command(found, output=output, split=split.value, which=which, device=device)
+    _show_json(asdict(result)) if as_json else display.show_text(f"{result.path}\n")
+    if browse and not webbrowser.open(Path(result.path).absolute().as_uri()):
+        raise MachineError(f"no browser could be started here. The report is written; open {result.path} yourself.")
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of experiment files."""
     from dlf.config import json_schema

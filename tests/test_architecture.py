@@ -40,14 +40,14 @@ LEVELS = (
     ("data", "model", "history"),
     ("backpropagation",),
     ("engine", "environment", "checkpoint"),
-    ("experiment",),
-    ("commands", "display", "drawing", "sheet"),
+    ("experiment", "observe"),
+    ("commands", "display", "drawing", "html", "sheet"),
     ("api", "cli"),
     ("__init__", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
-NO_TORCH = ("errors", "registry", "durable", "run", "shipped", "yaml12", "history", "display", "drawing", "cli")
+NO_TORCH = ("errors", "registry", "durable", "run", "shipped", "yaml12", "history", "display", "drawing", "html", "cli")
 HEAVY = {"torch", "torchvision", "sklearn", "matplotlib", "scipy"}
 PICKLES = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
