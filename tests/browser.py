@@ -1,7 +1,7 @@
 """A real browser without a window, for the tests of pages: Chromium, told what to do over a pair of pipes.
 
-It speaks the DevTools protocol (https://chromedevtools.github.io/devtools-protocol): JSON messages, ended by a NUL;
-an answer has the number of its question. No driver and no library are needed. As a program it takes a picture of a page:
+It speaks the DevTools protocol (https://chromedevtools.github.io/devtools-protocol): JSON messages, ended by a NUL; an
+answer has the number of its question. No driver and no library are needed. As a program it takes a picture of a page:
 `python tests/browser.py PAGE PICTURE.png [WIDTH] [dark]`.
 """
 

@@ -21,9 +21,9 @@ from dlf.data import Part
 from dlf.engine import outputs
 from dlf.errors import UsageError
 from dlf.history import best_index
-from dlf.modules import Weighted
 from dlf.html import Content, Mistake, render
 from dlf.html.pixels import picture, png, signed
+from dlf.modules import Weighted
 from dlf.run import RunDirectory
 
 MISTAKES, WEIGHTS, POINTS = 24, 48, 300  # how many are shown

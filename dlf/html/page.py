@@ -19,7 +19,7 @@ MOST_CLASSES = 25  # a larger confusion matrix is not drawn: its numbers could n
 
 
 class Mistake(NamedTuple):
-    """A sample with a large loss: its number in the split, from 0, what it is and what was said; a picture or features."""
+    """A sample with a large loss: its number in the split, from 0, what it is, what was said; picture or features."""
 
     number: int
     loss: float
