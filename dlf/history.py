@@ -24,7 +24,7 @@ def best_index(history: Sequence[Record], monitor: str, mode: Mode = "auto", min
     best: int | None = None
     for index, record in enumerate(history):
         value = record[monitor]
-        if value is None or not math.isfinite(value):
+        if not isinstance(value, int | float) or not math.isfinite(value):
             continue
         if best is None or sign * (value - history[best][monitor]) > min_delta:
             best = index

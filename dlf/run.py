@@ -28,15 +28,17 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt
 
 from dlf import durable
 from dlf.errors import MachineError, RunError, UsageError
+from dlf.info import Info as Info  # noqa: PLC0414 -- what `read_info` gives
+from dlf.info import Status as Status  # noqa: PLC0414
+from dlf.info import json_object, parse, parse_line
 from dlf.registry import Section, did_you_mean
 
-Status = Literal["running", "completed", "interrupted", "diverged", "failed"]
 Record = Mapping[str, Any]
 
 WRITING_SECONDS = 30.0  # to wait for another process that writes, which needs milliseconds, or a slow disk
@@ -57,13 +59,6 @@ def check_name(name: str) -> str:
     if name.split(".", maxsplit=1)[0].lower() in _RESERVED:
         raise ValueError(f"{name!r} cannot name a run: the name is reserved")
     return name
-
-
-class Info(dict[str, Any]):
-    """What run.json holds; an entry that dlf writes and that is not there is a RunError."""
-
-    def __missing__(self, key: str) -> Any:
-        raise RunError(f"run.json has no {key!r}: `dlf train` did not write it, or it was edited. Train a new run.")
 
 
 class Written(Section):
@@ -179,7 +174,7 @@ class RunDirectory:
     def read_info(self) -> Info:
         """What run.json holds."""
         try:
-            return Info(_json_object(self._info.read_bytes()))
+            return parse(self._info.read_bytes())
         except (OSError, ValueError) as error:
             raise RunError(f"{self._info} cannot be read: {error}") from error
 
@@ -248,7 +243,7 @@ class RunDirectory:
     def read_metrics(self) -> list[Record]:
         """Every epoch so far; a last line that was cut off while it was written is not counted."""
         try:
-            return [_json_object(line) for line in self._metrics_lines()]
+            return [parse_line(line) for line in self._metrics_lines()]
         except ValueError as error:
             raise RunError(f"{self.metrics} is damaged: {error}") from error
 
@@ -262,7 +257,7 @@ class RunDirectory:
                 skipped = max(0, file.seek(0, os.SEEK_END) - _TAIL)
                 file.seek(skipped)
                 lines = file.read().split(b"\n")[bool(skipped) : -1]
-            return [_json_object(line) for line in lines if b"\0" not in line], not skipped
+            return [json_object(line) for line in lines if b"\0" not in line], not skipped
         except (OSError, ValueError):
             return [], False
 
@@ -355,7 +350,7 @@ def read_all(runs: Path) -> Iterator[tuple[Path, Info | None]]:
     for folder in folders:
         if not folder.name.startswith("."):
             try:
-                info = Info(_json_object((folder / "run.json").read_bytes()))
+                info = Info(json_object((folder / "run.json").read_bytes()))
             except (OSError, ValueError):  # ValueError also for what is no UTF-8
                 yield folder, None
             else:
@@ -375,21 +370,10 @@ def _observations(path: Path) -> list[tuple[Record, bytes]]:
     with contextlib.suppress(OSError):
         for line in path.read_bytes().splitlines(keepends=True):
             with contextlib.suppress(ValueError):
-                record = _json_object(line)
+                record = json_object(line)
                 if line.endswith(b"\n") and type(record.get("epoch")) is int:
                     found.append((record, line))
     return found
-
-
-def _json_object(text: bytes) -> dict[str, Any]:
-    """The JSON object that is written there; ValueError, with what it is instead, where it is none."""
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, got {text[:40]!r}")
-    return value
 
 
 def now() -> str:
@@ -399,7 +383,8 @@ def now() -> str:
 
 def to_json(value: object, indent: int | None = None) -> bytes:
     """One JSON document and a newline; what JSON has no number for (NaN, infinity) becomes null."""
-    return json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    text = json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return text.encode(errors="backslashreplace") + b"\n"  # half a character is written as JSON writes it: \\ud800
 
 
 def _plain(value: Any) -> Any:

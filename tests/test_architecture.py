@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 LEVELS = (
     ("errors",),
     ("registry", "durable", "figure_files", "memory", "statistics", "yaml12_scalars"),
-    ("run", "shipped", "yaml12"),
+    ("info", "run", "shipped", "yaml12"),
     (
         "activations",
         "inits",

@@ -163,7 +163,7 @@ def _position(contents: checkpoint.Contents) -> Position:
 
 def _entries(info: Info, end: Position) -> list[Mapping[str, Any]]:
     """Where training began or went on, in order; what was trained and then thrown away is left out."""
-    first = {**info, "epoch": 0, "step": 0, "epochs": info["planned_epochs"]}
+    first = Info({**info, "epoch": 0, "step": 0, "epochs": info["planned_epochs"]})
     entries: list[Mapping[str, Any]] = []
     for entry in (first, *(Info(resumed) for resumed in info.get("resumed", []))):
         while entries and _start(entries[-1]) >= _start(entry):
