@@ -70,6 +70,7 @@ def test_every_command_is_in_the_table_and_every_one_there_exists() -> None:
     [
         "dlf train {config} train.epochs=1",
         "dlf evaluate latest --split test",
+        "dlf evaluate latest --split val --predictions val.csv",
         "dlf summarize {config} --plot picture.svg",
         "dlf report latest",
         "dlf train --resume latest",
