@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 10, 36
-STYLES = 6  # page.css knows so many colours and dashes
+STYLES = 6  # page.css knows so many colours, and so many dashes
 MARKED = 25  # points, at most, that are shown one by one
 
 
@@ -88,7 +88,7 @@ def _line(n: int, line: Series, x: Sequence[float], across: Axis, up: Axis) -> s
             path.append(f"{pen}{point[0]:.1f} {point[1]:.1f}")
         pen = "M" if point is None else "L"
     dots = [f'<circle cx="{p[0]:.1f}" cy="{p[1]:.1f}" r="2"/>' for p in points if p] if len(points) <= MARKED else []
-    return f'<g class="s{n % STYLES}"><path d="{"".join(path)}"/>{"".join(dots)}</g>'
+    return f'<g class="{_style(n)}"><path d="{"".join(path)}"/>{"".join(dots)}</g>'
 
 
 def _mark(x: float) -> str:
@@ -217,7 +217,10 @@ def short(value: float | None) -> str:
     """A number in few characters: 0.012, 1.5e-5, 1200; a dash for none."""
     if value is None or not math.isfinite(value):
         return "–"  # noqa: RUF001 -- a dash
-    return f"{value:.4g}".replace("e-0", "e-").replace("e+0", "e")
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+    mantissa, exponent = f"{value:.3e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
@@ -253,7 +256,12 @@ def _legend(names: Sequence[str], *, lines: bool) -> str:
 
 
 def _stroke(n: int) -> str:
-    return f'<g class="s{n % STYLES}"><path d="M0 5H24"/></g>'
+    return f'<g class="{_style(n)}"><path d="M0 5H24"/></g>'
+
+
+def _style(n: int) -> str:
+    """The classes of line number n: colour and dash differ from line to line, and together up to the 36th."""
+    return f"s{n % STYLES} d{(n + n // STYLES) % STYLES}"
 
 
 def _figure(
