@@ -67,10 +67,10 @@ def measure_framing(x: Array) -> Framing | None:
         return None
     background = np.median([_frame(image) for image in x[:, 0]], axis=1)
     dark, light = np.mean(background <= EVEN * 255), np.mean(background >= (1 - EVEN) * 255)
-    if max(dark, light) < MOST:
-        return None
     ink = [255 - image if light > dark else image for image in x[:, 0].astype(np.float64)]
     ink = [image for image in ink if image.any()]
+    if max(dark, light) < MOST or not ink:
+        return None
     boxes = np.array([_box(image) for image in ink])  # (n, 4)
     masses = np.array([_centre_of_mass(image) for image in ink])  # (n, 2)
     middles = (boxes[:, :2] + boxes[:, 2:] - 1) / 2

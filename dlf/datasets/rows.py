@@ -46,7 +46,7 @@ def _problems(table: Table, column: Column) -> list[str]:
             for row, cell in cells
             if cell not in known
         ]
-    most = np.finfo(np.float32).max
+    most = float(np.finfo(np.float32).max)
     return [
         f"{table.where(row, column.name)}  {shown(cell)} is not a number that is finite in float32"
         for row, cell in cells

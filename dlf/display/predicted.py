@@ -12,7 +12,7 @@ from dlf.display.streams import page
 from dlf.display.tables import warn_of_fallback
 from dlf.display.words import number, safe
 
-_MOST_NAME = 28  # columns; of a longer name the end is shown, which tells files apart
+_MOST_NAME = 25  # columns; of a longer name the end is shown, which tells files apart
 
 
 def show_predictions(result: Mapping[str, Any]) -> None:
@@ -32,7 +32,9 @@ def show_predictions(result: Mapping[str, Any]) -> None:
                 line.append(f"{_short(prediction['class']):<{widest}}  ", style="bold")
                 line.append(_percent(prediction["probability"]))
                 others = [f"{_short(one['class'])} {_percent(one['probability']).strip()}" for one in prediction["top"]]
-                line.append(f"  then {', '.join(others[1:])}", style="dim")
+                while len(line) + len(then := f"  then {', '.join(others[1:])}") > console.width and len(others) > 2:
+                    others.pop()
+                line.append(then, style="dim")
             else:
                 line.append("  ".join(map(number, prediction["values"])), style="bold")
             console.print(line, soft_wrap=True)
