@@ -9,10 +9,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["evaluate", "load", "predict", "records", "report", "reproduce", "resume", "summarize", "train"]
+__all__ = [
+    "compare",
+    "evaluate",
+    "load",
+    "predict",
+    "records",
+    "report",
+    "reproduce",
+    "resume",
+    "runs",
+    "summarize",
+    "train",
+]
 
 if TYPE_CHECKING:
-    from dlf.api import evaluate, load, predict, records, report, reproduce, resume, summarize, train
+    from dlf.api import compare, evaluate, load, predict, records, report, reproduce, resume, runs, summarize, train
 
 
 def __getattr__(name: str) -> Any:

@@ -16,12 +16,15 @@ from typing import Any
 from torch import Tensor
 
 from dlf import shipped, yaml12
+from dlf.commands.compare import Comparison
+from dlf.commands.compare import compare as compare_runs
 from dlf.commands.evaluate import Split, evaluate_run, open_run
 from dlf.commands.predict import answer
 from dlf.commands.predict import predict as predict_files
 from dlf.commands.reproduce import Reproduction
 from dlf.commands.report import report as report_run
 from dlf.commands.reproduce import reproduce as reproduce_run
+from dlf.commands.runs import Listed, list_runs
 from dlf.commands.summarize import summarize_experiment
 from dlf.commands.train import Display, TrainResult
 from dlf.commands.train import resume as resume_run
@@ -134,6 +137,16 @@ def reproduce(
     """Train a run again and compare every bit with what it kept; `keep` leaves the repeated run beside it."""
     found = RunDirectory.find(str(run), Path(runs))
     return reproduce_run(found, device=device, keep=keep, display=display or Silent())
+
+
+def runs(folder: str | Path = "runs", **choice: Any) -> list[Listed]:
+    """The runs of a folder, the last one started first; `choice` is what `commands.runs.list_runs` takes: sort, ..."""
+    return list_runs(Path(folder), **choice).runs
+
+
+def compare(*names: str, split: Split = "val", device: str | None = None, runs: str | Path = "runs") -> Comparison:
+    """What differs between runs and whether one is better by more than noise; on `test` a look that is counted."""
+    return compare_runs([RunDirectory.find(str(name), Path(runs)) for name in names], split=split, device=device)
 
 
 def records(run: str, *, runs: str | Path = "runs") -> list[Record]:

@@ -260,15 +260,11 @@ def summarize(
 
 
 @app.command()
-def report(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it, a path, or `latest`.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where; default: report.html in the run.")
-    ] = None,
-    split: Annotated[Split, typer.Option(help="Part whose answers are judged; looks at test are counted.")] = Split.val,
-    checkpoint: Annotated[Checkpoint | None, typer.Option(help="Which weights; default: the run's result.")] = None,
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Two runs or more.")],
+    split: Annotated[Split, typer.Option(help="What they are compared on; each look at test is counted.")] = Split.val,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw their curves: .png, .svg or .pdf.")] = None,
     device: Device = None,
-    browse: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     runs_dir: RunsDir = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
@@ -277,7 +273,7 @@ def report(
     from dataclasses import asdict
 
     from dlf import display
-    from dlf.commands.report import report as command
+    from dlf.commands.compare import compare as command
     from dlf.run import RunDirectory
 
     device = _checked_device(device)

@@ -41,7 +41,7 @@ LEVELS = (
     ("backpropagation",),
     ("engine", "environment", "checkpoint"),
     ("experiment", "observe"),
-    ("commands", "display", "drawing", "html", "sheet"),
+    ("commands", "curves", "display", "drawing", "html", "sheet"),
     ("api", "cli"),
     ("__init__", "__main__"),
 )

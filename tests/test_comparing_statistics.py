@@ -37,7 +37,7 @@ def likelihood_interval(b: int, c: int, n: int) -> tuple[float, float]:
     def statistic(d: float) -> float:
         def loss(q: float) -> float:
             cells = ((b, q + d), (c, q), (n - b - c, 1 - 2 * q - d))
-            return -sum(count * np.log(max(share, 1e-300)) for count, share in cells if count)
+            return -float(sum(count * np.log(max(share, 1e-300)) for count, share in cells if count))
 
         bounds = (max(0.0, -d), (1 - d) / 2)
         q = float(scipy.optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-13}).x)

@@ -5,6 +5,8 @@
     epochs.py     one epoch as a line of a log or a row of a terminal
     evaluated.py  what `dlf evaluate` found
     listed.py     the runs of a folder
+    compared.py   runs beside each other
+    notebook.py   outputs of a Jupyter notebook
     progress.py   what is told while training
     predicted.py  what a network says of samples of your own
     results.py    what is shown afterwards
@@ -16,8 +18,10 @@ No failure to draw reaches the training. What a stream refuses (closed, full, a 
 encoding lacks) ends in `streams.Stream`; whatever else goes wrong ends in `progress._Unbreakable`.
 """
 
+from dlf.display.compared import show_comparison
 from dlf.display.evaluated import show_evaluation
 from dlf.display.listed import removal_text, show_removed, show_runs
+from dlf.display.notebook import in_notebook
 from dlf.display.predicted import show_predictions
 from dlf.display.progress import training
 from dlf.display.recorded import show_records
