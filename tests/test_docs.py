@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import typer.main
+from PIL import Image
 
 import dlf
 from dlf.activations import ACTIVATIONS
@@ -71,6 +72,7 @@ def test_every_command_is_in_the_table_and_every_one_there_exists() -> None:
         "dlf train {config} train.epochs=1",
         "dlf evaluate latest --split test",
         "dlf evaluate latest --split val --predictions val.csv",
+        "dlf predict latest digit.png --picture seen.png",
         "dlf summarize {config} --plot picture.svg",
         "dlf report latest",
         "dlf train --resume latest",
@@ -87,6 +89,7 @@ def test_every_command_is_in_the_table_and_every_one_there_exists() -> None:
 def test_the_commands_run(command: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.getbasetemp() / "readme"
     folder.mkdir(exist_ok=True)
+    Image.linear_gradient("L").save(folder / "digit.png")
     words = [word.format(config=ROOT / "configs" / "digits.yaml") for word in command.split()[1:]]
     done = subprocess.run(
         [sys.executable, "-m", "dlf", *words], cwd=folder, capture_output=True, text=True, check=False, timeout=120
