@@ -52,6 +52,18 @@ FAULTS = {
     "monitor on the test set": Fault(
         "data: iris\ntrain: {monitor: test_accuracy}\n", "2:18", "train.monitor", ("test set", "chooses nothing")
     ),
+    "early stopping on the test set": Fault(
+        "data: iris\ntrain: {early_stopping: {monitor: test_loss}}\n",
+        "2:35",
+        "train.early_stopping.monitor",
+        ("'test_loss' is of the test set", "chooses nothing", "Choose by val_loss, val_accuracy"),
+    ),
+    "a learning rate by the test set": Fault(
+        "data: {type: iris, validation: 0}\nschedule: {type: plateau, monitor: test_f1}\n",
+        "2:36",
+        "schedule.monitor",
+        ("chooses nothing", "Choose by train_loss"),
+    ),
     "monitor without validation": Fault(
         "data: {type: iris, validation: 0}\ntrain: {monitor: val_loss}\n",
         "2:18",

@@ -61,7 +61,8 @@ def _monitors(config: ExperimentConfig) -> Iterator[tuple[KeyPath, str]]:
 def _why_not(monitor: str, config: ExperimentConfig, known: Sequence[str]) -> str:
     name = monitor.removeprefix("val_")
     if monitor.startswith("test"):
-        return f"{monitor!r} is measured on the test set, which chooses nothing: it would no longer be one"
+        instead = ", ".join(name for name in known if name.startswith("val_")) or ", ".join(known)
+        return f"{monitor!r} is of the test set, which chooses nothing: it would no longer be one. Choose by {instead}"
     if name != monitor and (key := _without_validation(config)):
         return f"{monitor!r} is not measured: {key} is 0"
     if name != monitor and name in map(column, config.metrics):
