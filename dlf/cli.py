@@ -268,8 +268,7 @@ def compare(
     runs_dir: RunsDir = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Write one HTML file with all that a run shows."""
-    import webbrowser
+    """What differs between runs, and whether one is better by more than noise."""
     from dataclasses import asdict
 
     from dlf import display
@@ -277,20 +276,18 @@ def compare(
     from dlf.run import RunDirectory
 
     device = _checked_device(device)
-    found = RunDirectory.find(run, runs_dir)
-    which = checkpoint and checkpoint.value
-    result = command(found, output=output, split=split.value, which=which, device=device)
-    _show_json(asdict(result)) if as_json else display.show_text(f"{result.path}\n")
-    if browse and not webbrowser.open(Path(result.path).absolute().as_uri()):
-        raise MachineError(f"no browser could be started here. The report is written; open {result.path} yourself.")
+    found = [RunDirectory.find(run, runs_dir) for run in runs]
+    if plot is not None:
+        from dlf.figure_files import check_suffix
 
+        check_suffix(plot)  # before anything is computed
+    result = command(found, split=split.value, device=device)
+    if plot is not None:
+        from dlf.curves import draw_curves
 
-@app.command()
-def schema() -> None:
-    """Print the JSON Schema of experiment files."""
-    from dlf.config import json_schema
-
-    _show_json(json_schema())
+        records = {f"{run.label}  {run.run}": RunDirectory(Path(run.path)).read_metrics() for run in result.runs}
+        draw_curves(records, result.headline, plot)
+    _show_json(asdict(result)) if as_json else display.show_comparison(result)
 
 
 runs_app = typer.Typer(invoke_without_command=True)
@@ -355,6 +352,44 @@ def _agreed(what: str, count: int) -> bool:
     if not agreed:
         typer.echo("nothing was removed", err=True)
     return agreed
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it, a path, or `latest`.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where; default: report.html in the run.")
+    ] = None,
+    split: Annotated[Split, typer.Option(help="Part whose answers are judged; looks at test are counted.")] = Split.val,
+    checkpoint: Annotated[Checkpoint | None, typer.Option(help="Which weights; default: the run's result.")] = None,
+    device: Device = None,
+    browse: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Write one HTML file with all that a run shows."""
+    import webbrowser
+    from dataclasses import asdict
+
+    from dlf import display
+    from dlf.commands.report import report as command
+    from dlf.run import RunDirectory
+
+    device = _checked_device(device)
+    found = RunDirectory.find(run, runs_dir)
+    which = checkpoint and checkpoint.value
+    result = command(found, output=output, split=split.value, which=which, device=device)
+    _show_json(asdict(result)) if as_json else display.show_text(f"{result.path}\n")
+    if browse and not webbrowser.open(Path(result.path).absolute().as_uri()):
+        raise MachineError(f"no browser could be started here. The report is written; open {result.path} yourself.")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of experiment files."""
+    from dlf.config import json_schema
+
+    _show_json(json_schema())
 
 
 @app.command()
