@@ -89,7 +89,7 @@ def test_every_command_is_in_the_table_and_every_one_there_exists() -> None:
 def test_the_commands_run(command: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.getbasetemp() / "readme"
     folder.mkdir(exist_ok=True)
-    Image.linear_gradient("L").save(folder / "digit.png")
+    Image.radial_gradient("L").save(folder / "digit.png")
     words = [word.format(config=ROOT / "configs" / "digits.yaml") for word in command.split()[1:]]
     done = subprocess.run(
         [sys.executable, "-m", "dlf", *words], cwd=folder, capture_output=True, text=True, check=False, timeout=120

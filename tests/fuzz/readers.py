@@ -26,11 +26,13 @@ from PIL import Image
 
 from dlf import checkpoint, data, yaml12
 from dlf.config import load, loads
-from dlf.datasets import DATASETS, Source
+from dlf.datasets import DATASETS, Column, Source
 from dlf.datasets.idx import gunzip, read_idx
+from dlf.datasets.rows import read_rows
 from dlf.engine import TrainState
 from dlf.errors import ConfigError, DataError, RunError
 from dlf.experiment import assemble
+from dlf.pictures import Framing, read_picture
 from dlf.run import RunDirectory, to_json
 
 ROOT = Path(__file__).parents[2]
@@ -209,6 +211,33 @@ def _images() -> list[bytes]:
                 Image.new(mode, (3, 2)).save(file := io.BytesIO(), kind, exif=exif)
                 files.append(file.getvalue())
     return files
+
+
+def _pictures() -> list[bytes]:
+    files = _images()
+    for mode, kind, kept in (("P", "GIF", {"transparency": 0}), ("RGBA", "WEBP", {}), ("I;16", "PNG", {})):
+        drawn = Image.new(mode, (5, 4))
+        drawn.putpixel((2, 2), (200,) * 4 if mode == "RGBA" else 200)
+        drawn.save(file := io.BytesIO(), kind, **kept)
+        files.append(file.getvalue())
+    return files
+
+
+@reader(DataError, _pictures)
+def picture(content: bytes, folder: Path) -> None:
+    """A picture for `dlf predict`, in every number of channels, and framed."""
+    framing = Framing(extent=6, by_mass=True, centre=(4.0, 4.0), light=False)
+    for channels in (1, 3, 4):
+        assert read_picture(content, "a.png", (channels, 8, 8), None).pixels.shape == (channels, 8, 8)
+    read_picture(content, "a.png", (1, 8, 8), framing)
+
+
+@reader(DataError, lambda: [b"a,b\n1,x\n", b"kind,b,a\n0,y,2.5\n", b"\xef\xbb\xbfa,b\r\n-1e3,x\r\n"])
+def rows(content: bytes, folder: Path) -> None:
+    """Rows for `dlf predict`, of a number and of a word."""
+    x = read_rows(content, "m.csv", [Column("a"), Column("b", ("x", "y")), Column("kind", used=False)])
+    assert np.isfinite(x).all()
+    assert (x[:, 1:].sum(1) == 1).all()
 
 
 @reader(DataError, _images)
