@@ -21,8 +21,8 @@ from dlf.commands.compare import compare as compare_runs
 from dlf.commands.evaluate import Split, evaluate_run, open_run
 from dlf.commands.predict import answer
 from dlf.commands.predict import predict as predict_files
-from dlf.commands.reproduce import Reproduction
 from dlf.commands.report import report as report_run
+from dlf.commands.reproduce import Reproduction
 from dlf.commands.reproduce import reproduce as reproduce_run
 from dlf.commands.runs import Listed, list_runs
 from dlf.commands.summarize import summarize_experiment
@@ -32,6 +32,8 @@ from dlf.commands.train import train as train_experiment
 from dlf.config import Loaded, loads
 from dlf.config import load as load_file
 from dlf.data import Data
+from dlf.display import in_notebook
+from dlf.display import training as training_display
 from dlf.engine import Experiment, TrainState
 from dlf.model import Network, Summary
 from dlf.run import Record, RunDirectory
@@ -82,10 +84,11 @@ def train(
 ) -> TrainResult:
     """Train an experiment in a new run directory below `runs`; `overrides` are "key.path=value" as on the command line.
 
+    In a notebook its course is shown; elsewhere nothing is, unless `display` is given (dlf.api.Silent shows nothing).
     Raises DlfError (dlf/errors.py) where the command would end with an exit code.
     """
     given = [*overrides, *([f"name={name}"] if name else [])]
-    return train_experiment(_load(config, given), runs=Path(runs), display=display or Silent())
+    return train_experiment(_load(config, given), runs=Path(runs), display=display or _usual_display())
 
 
 def resume(
@@ -96,7 +99,12 @@ def resume(
     display: Display | None = None,
 ) -> TrainResult:
     """Go on where a run stopped, or from the checkpoint `start` (best, last, step-N); `train.epochs=N` extends it."""
-    return resume_run(RunDirectory.find(str(run), Path(runs)), overrides, start=start, display=display or Silent())
+    shown = display or _usual_display()
+    return resume_run(RunDirectory.find(str(run), Path(runs)), overrides, start=start, display=shown)
+
+
+def _usual_display() -> Display:
+    return training_display(quiet=False) if in_notebook() else Silent()
 
 
 def evaluate(

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from dlf import api
 from dlf.cli import main
 from dlf.commands.records import best_of, to_csv
-from dlf.run import RunDirectory, to_json
+from dlf.run import Record, RunDirectory, to_json
 
 IRIS: dict[str, Any] = {
     "data": {"type": "iris", "batch_size": 16},
@@ -45,13 +45,16 @@ def test_what_is_written_is_read_back(records: Sequence[Mapping[str, Any]]) -> N
 
 def test_it_is_rfc_4180() -> None:
     """Written by hand from the RFC: CRLF, a header, quotes where there is a comma or a quote; nothing for a null."""
-    records = [{"epoch": 1, "lr": 0.1, "f1": [0.5, None]}, {"epoch": 2, "lr": 1e-7, "f1": None, "val_loss": 2.5}]
+    records: list[Record] = [
+        {"epoch": 1, "lr": 0.1, "f1": [0.5, None]},
+        {"epoch": 2, "lr": 1e-7, "f1": None, "val_loss": 2.5},
+    ]
     assert to_csv(records) == 'epoch,lr,f1,val_loss\r\n1,0.1,"[0.5, null]",\r\n2,1e-07,,2.5\r\n'
     assert to_csv([]) == ""
 
 
 def test_best_is_left_out_where_it_is_not_known() -> None:
-    records = [{"val_loss": 2.0}, {"val_loss": 1.0}, {"val_loss": None}]
+    records: list[Record] = [{"val_loss": 2.0}, {"val_loss": 1.0}, {"val_loss": None}]
     assert best_of(records, "val_loss") == 1
     assert best_of(records, "val_f1") is None
     assert best_of([], "val_loss") is None

@@ -6,6 +6,7 @@
     evaluated.py  what `dlf evaluate` found
     listed.py     the runs of a folder
     compared.py   runs beside each other
+    notebook.py   outputs of a Jupyter notebook
     progress.py   what is told while training
     predicted.py  what a network says of samples of your own
     results.py    what is shown afterwards
@@ -20,6 +21,7 @@ encoding lacks) ends in `streams.Stream`; whatever else goes wrong ends in `prog
 from dlf.display.compared import show_comparison
 from dlf.display.evaluated import show_evaluation
 from dlf.display.listed import removal_text, show_removed, show_runs
+from dlf.display.notebook import in_notebook
 from dlf.display.predicted import show_predictions
 from dlf.display.progress import training
 from dlf.display.recorded import show_records
@@ -28,6 +30,7 @@ from dlf.display.results import show_summary, show_training
 from dlf.display.streams import show_text
 
 __all__ = [
+    "in_notebook",
     "removal_text",
     "show_comparison",
     "show_evaluation",

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from dlf.display.epochs import cells_of, epoch_line, measured, row
+from dlf.display.notebook import COLUMNS, Output, in_notebook
 from dlf.display.streams import Stream, console_of
 from dlf.display.words import duration, fitting, number, product, safe, spark
 
@@ -28,7 +29,14 @@ SPARK_WIDTH = 10
 
 
 def training(*, quiet: bool) -> Display:
-    """The display of a training, on stderr: warnings only, a live one in a terminal, or a line an epoch."""
+    """The display of a training, on stderr: warnings only, a live one in a terminal, or a line an epoch.
+
+    In a notebook it is a live one among the outputs of the cell.
+    """
+    if in_notebook() and not quiet:
+        page = console_of(Stream(sys.stdout))  # stderr has a red background there
+        page.width = COLUMNS
+        return _Unbreakable(_Notebook(page), _Quiet(page))
     console = console_of(Stream(sys.stderr))
     kind = _Quiet if quiet else _Live if console.is_interactive else _Plain
     return _Unbreakable(kind(console), _Quiet(console))
@@ -125,7 +133,7 @@ class _Live:
         self._step = 0
         self._started = self._epoch_started = (0, time.monotonic())  # (step, seconds)
         # redirect_stdout stays off: stdout may be a file, and what is printed there is data
-        self._live = Live(
+        self._live: Live | Output = Live(
             console=console,
             get_renderable=self._moving,
             refresh_per_second=REFRESHES_PER_SECOND,
@@ -181,6 +189,18 @@ class _Live:
             _progress_line(words, share, width, "#." if ascii_only else "━─"),
             _losses_line(self._records, width, ".:-=+*#" if ascii_only else "▁▂▃▄▅▆▇█"),
         )
+
+
+class _Notebook(_Live):
+    """The same among the outputs of a cell: rows that stay, and above them an output that is replaced; no controls."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._live: Output = Output(lambda: "\n".join(map(str, self._moving().renderables)))
+
+    def step(self, state: TrainState) -> None:
+        self._step = state.step
+        self._live.refresh()  # no thread: a cell shows what its own thread says
 
 
 def _per_second(since: tuple[int, float], step: int, now: float) -> float:

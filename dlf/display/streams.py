@@ -12,6 +12,7 @@ from typing import IO, Any, TextIO, cast
 
 from rich.console import Console
 
+from dlf.display.notebook import started_by_notebook
 from dlf.errors import MachineError
 
 PIPED_WIDTH = 1000  # columns where there is no terminal: nothing that we print is wider, so nothing is wrapped
@@ -66,7 +67,7 @@ class Stream:
 
 def console_of(stream: Stream) -> Console:
     """A console that takes text literally, draws on terminals only, and colours as NO_COLOR and FORCE_COLOR ask."""
-    terminal = stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    terminal = stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown") and not started_by_notebook()
     colour = (terminal or bool(os.environ.get("FORCE_COLOR"))) and not os.environ.get("NO_COLOR")
     return Console(
         file=cast("IO[str]", stream),
