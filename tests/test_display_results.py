@@ -151,7 +151,7 @@ def evaluation(classes: tuple[str, ...] | None = ("0", "1", "2"), **changes: Any
         "confusion_matrix": matrix,
         "accuracy_interval": {"method": "wilson", "confidence": 0.95, "low": 0.9759, "high": 0.98154},
         "per_class": [
-            {"class": name, "precision": 0.9, "recall": 0.8, "f1": 0.5 + index / 100, "support": 1000 + 2 * index}
+            {"class": name, "precision": 0.9, "recall": 0.8, "f1": 0.9 - index / 100, "support": 1000 + 2 * index}
             for index, name in enumerate(classes or ())
         ],
         "calibration": {
@@ -166,7 +166,11 @@ def evaluation(classes: tuple[str, ...] | None = ("0", "1", "2"), **changes: Any
 
 
 def regression(targets: int = 1) -> dict[str, Any]:
-    largest = [{"index": 70, "true": 3.0, "predicted": -1.0, "residual": -4.0}]
+    largest = [
+        {"index": 7, "true": 3.0, "predicted": 4.5, "residual": 1.5},
+        {"index": 70, "true": 3.0, "predicted": -1.0, "residual": -4.0},  # listed later, as of another target
+        {"index": 8, "true": 3.0, "predicted": None, "residual": None},
+    ]
     residuals = {"mean": -0.25, "std": 2.5, "quantiles": {"0.0": -4.0, "0.05": -3.0, "0.5": 0.0, "1.0": 1.5}}
     found = evaluation(None, task="regression", mae=2.5, residuals=[residuals | {"largest": largest}] * targets)
     return {key: value for key, value in found.items() if key not in OF_CLASSES}
@@ -288,9 +292,9 @@ def test_show_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
         "",
         "class by class",
         "   precision  recall      f1  support",
-        "0     0.9000  0.8000  0.5000    1,000",
-        "1     0.9000  0.8000  0.5100    1,002",
-        "2     0.9000  0.8000  0.5200    1,004",
+        "0     0.9000  0.8000  0.9000    1,000",
+        "1     0.9000  0.8000  0.8900    1,002",
+        "2     0.9000  0.8000  0.8800    1,004",
         "",
         "confusion matrix: rows are the true classes, columns the predicted ones",
         "     0    1    2",
@@ -333,7 +337,8 @@ def test_many_classes_show_the_worst_confusions(monkeypatch: pytest.MonkeyPatch)
     at = lines.index("most confused")
     assert lines[at + 1] == "Z is taken for A: 25 of 1,050 times (2.4 %)"  # 1000 + i on the diagonal, i beside it
     assert lines[at + 2] == "Y is taken for Z: 24 of 1,048 times (2.3 %)"
-    assert "the 10 of 26 classes with the lowest F1; --json has all" in lines
+    at = lines.index("the 10 of 26 classes with the lowest F1; --json has all")
+    assert [line[0] for line in lines[at + 2 : at + 12]] == list("ZYXWVUTSRQ")
     assert not any("confusion matrix" in line for line in lines)
 
 
@@ -359,6 +364,8 @@ def test_regression_has_residuals(monkeypatch: pytest.MonkeyPatch) -> None:
         "largest errors, by the sample's index in this part",
         "index    true  predicted  residual",
         "70     3.0000    -1.0000   -4.0000",
+        "7      3.0000     4.5000    1.5000",
+        "8      3.0000        nan       nan",
     ]
     lines = show(display.show_evaluation, regression(targets=9), None, monkeypatch)
     assert "residuals: predicted less true; 6 of 9 targets, --json has all" in lines
