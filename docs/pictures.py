@@ -1,6 +1,7 @@
-"""Make the pictures of README.md from real terminals: `pip install -e '.[docs]' && python docs/pictures.py`.
+"""Make the pictures of README.md: `pip install -e '.[docs]' && python docs/pictures.py`.
 
-Each command runs in a pseudo-terminal of 80 columns; what its screen shows is written as SVG.
+Each command runs in a pseudo-terminal of 80 columns; what its screen shows is written as SVG. The report is a picture
+of the page in Chromium, which has to be installed (tests/browser.py).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import termios
 from pathlib import Path
 
 import pyte
+from PIL import Image
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
@@ -77,8 +79,24 @@ def save(screen: pyte.Screen, prompt: str, path: Path) -> None:
     console.save_svg(str(path), title="dlf")
 
 
+def picture_report(folder: Path) -> None:
+    """The beginning of a report on the run in `folder`, as a browser shows it."""
+    sys.path.insert(0, str(DOCS.parent / "tests"))
+    from browser import Browser, find
+
+    from dlf.api import report
+
+    program = find()
+    assert program is not None, "install Chromium"
+    page = report("latest", output=folder / "report.html", runs=folder / "runs")
+    with Browser(program) as browser:
+        browser.show(page, width=1000, height=1250)
+        pixels = Image.open(io.BytesIO(browser.picture(whole=False))).convert("RGB")
+    pixels.quantize(64).save(DOCS / "report.png", optimize=True)  # few colours: a quarter of the size
+
+
 def main() -> None:
-    """Train MNIST and summarize it, each in a terminal."""
+    """Train MNIST, summarize it and report on it."""
     with tempfile.TemporaryDirectory() as folder:
         dlf = [sys.executable, "-m", "dlf"]
         config = str(DOCS.parent / "configs" / "mnist.yaml")
@@ -88,6 +106,7 @@ def main() -> None:
             "dlf summarize configs/mnist.yaml",
             DOCS / "summary.svg",
         )
+        picture_report(Path(folder))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,25 @@ if [[ $tool == pytest ]]; then
 fi
 """
 
+# what the script and its stand-ins call besides
+PROGRAMS = [
+    "bash",
+    "basename",
+    "cat",
+    "cp",
+    "dirname",
+    "env",
+    "git",
+    "grep",
+    "mkdir",
+    "mktemp",
+    "rm",
+    "tail",
+    "tar",
+    "tee",
+    "timeout",
+]
+
 PASSED = "===== 812 passed, 2 skipped in 61.20s (0:01:01) ====="
 SKIPPED_MNIST = f"SKIPPED [3] tests/test_mnist.py:12: the files are not here\n{PASSED}"
 
@@ -52,7 +71,8 @@ def checkout(tmp_path: Path) -> Path:
     (tmp_path / "scratch").mkdir()
     shutil.copy(ROOT / ".ci" / "run", folder / ".ci")
     shutil.copy(ROOT / "README.md", folder)
-    for name, script in {"python": PYTHON, "tool": TOOL}.items():
+    scripts = {"python": PYTHON, "tool": TOOL, "apt-get": TOOL, "chromium": TOOL, "id": "#!/usr/bin/env bash\necho 0\n"}
+    for name, script in scripts.items():
         (tmp_path / name).write_text(script)
         (tmp_path / name).chmod(0o755)
     subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
@@ -60,11 +80,23 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def run(checkout: Path, answer: str = PASSED, status: int = 0, broken: str = "") -> subprocess.CompletedProcess[str]:
+def run(
+    checkout: Path, answer: str = PASSED, status: int = 0, broken: str = "", browser: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """`.ci/run` where only these programs are at hand, a browser among them or not."""
     above = checkout.parent
+    shutil.rmtree(above / "programs", ignore_errors=True)
+    (above / "programs").mkdir()
+    for name in PROGRAMS:
+        program = shutil.which(name)
+        assert program is not None, name
+        (above / "programs" / name).symlink_to(program)
+    for name in ["apt-get", "id", *(["chromium"] if browser else [])]:
+        shutil.copy(above / name, above / "programs" / name)
     environment = {name: value for name, value in os.environ.items() if name not in {"DLF_DATA", "CI"}}
     environment |= {"PYTHON": str(above / "python"), "TMPDIR": str(above / "scratch"), "CALLS": str(above / "calls")}
     environment |= {"ANSWER": answer, "STATUS": str(status), "BROKEN": broken}
+    environment["PATH"] = str(above / "programs")
     result = subprocess.run(
         [checkout / ".ci" / "run"], cwd="/", env=environment, capture_output=True, text=True, check=False
     )
@@ -112,6 +144,22 @@ def test_tests_of_mnist_may_be_skipped_only_where_it_is_not_at_hand(checkout: Pa
 )
 def test_without_a_passed_test_it_fails(checkout: Path, answer: str, status: int) -> None:
     assert run(checkout, answer, status).returncode != 0
+
+
+def test_a_browser_is_installed_where_there_is_none(checkout: Path) -> None:
+    assert run(checkout, browser=False).returncode == 0
+    wanted = ["apt-get update", "apt-get install --yes --no-install-recommends chromium fonts-dejavu-core"]
+    assert calls(checkout) == [*CALLS[:4], *wanted, *CALLS[4:], "data none"]
+
+
+def test_without_a_browser_it_says_so_and_goes_on(checkout: Path) -> None:
+    result = run(checkout, browser=False, broken="apt-get")
+    assert result.returncode == 0
+    assert "the tests that need one are skipped" in result.stderr
+    (checkout.parent / "calls").unlink()
+    (checkout.parent / "id").write_text("#!/usr/bin/env bash\necho 1000\n")
+    assert "the tests that need one are skipped" in run(checkout, browser=False).stderr
+    assert not any(call.startswith("apt-get") for call in calls(checkout))
 
 
 @pytest.mark.parametrize("tool", ["pip", "ruff", "mypy", "dlf"])
