@@ -31,7 +31,8 @@ from dlf.errors import DataError, RunError
 
 ROWS = {
     **dict.fromkeys(("config", "yaml", "override"), "C8"),
-    **{"idx": "D4", "idx_gz": "D5", "image": "D5", "picture": "D5", "csv": "D6", "rows": "D6", "npz": "D7", "npy": "D7"},
+    **{"idx": "D4", "idx_gz": "D5", "image": "D5", "picture": "D5"},
+    **{"csv": "D6", "rows": "D6", "npz": "D7", "npy": "D7"},
     **dict.fromkeys(("checkpoints", "manifest", "run"), "K2"),
 }
 """Which row of the table of faults a reader belongs to."""

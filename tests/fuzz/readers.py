@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.ndimage  # noqa: F401 -- which a reader imports when first used, and whose memory is not the file's
 import torch
 from numpy.lib import format as npy_format
 from PIL import Image
