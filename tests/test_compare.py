@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -195,6 +196,15 @@ def test_other_samples_are_not_compared(
     text = shown(result, capsys)
     assert f"not tested  {result.refused}" in text
     assert "accuracy" in text, "what they score is shown all the same"
+
+
+def test_predictions_that_are_no_numbers_are_not_compared() -> None:
+    target = np.zeros((3, 1))
+    rows = [SimpleNamespace(label=label) for label in "AB"]
+    outputs: list[Any] = [np.array([[0.0], [1.0], [np.inf]]), np.zeros((3, 1))]
+    seen = [Measured({}, Predictions("regression", target, output=output), None) for output in outputs]
+    refused: Any = command._why_not_the_same
+    assert refused(rows, [], seen, "val") == "what A says of some samples is no finite number"
 
 
 def test_what_cannot_be_compared(runs: Runs) -> None:

@@ -208,6 +208,12 @@ def test_whatever_a_run_json_holds_is_listed(
     assert "\x1b" not in capsys.readouterr().out
 
 
+def test_true_is_no_number(make: Make, runs: Path) -> None:
+    make("odd", epochs=True, seconds=True, best={"val_loss": True})
+    (run,) = list_runs(runs).runs
+    assert (run.epochs, run.seconds, run.monitored("best")) == (None, None, None)
+
+
 def test_a_folder_that_is_missing_or_none(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = list_runs(runs / "missing")
     assert (missing.total, missing.skipped) == (0, 0)

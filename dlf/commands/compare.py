@@ -143,6 +143,10 @@ def _why_not_the_same(
     rows: Sequence[Compared], infos: Sequence[Info], seen: Sequence[Measured], split: Split
 ) -> str | None:
     """What forbids to compare sample by sample; None where nothing does."""
+    for row, measured in zip(rows, seen, strict=True):
+        output = measured.predictions.output
+        if output is not None and not np.isfinite(output).all():
+            return f"what {row.label} says of some samples is no finite number"
     for row, info, measured in zip(rows[1:], infos[1:], seen[1:], strict=True):
         pair = f"{rows[0].label} and {row.label}"
         if info["data_sha256"] != infos[0]["data_sha256"]:
