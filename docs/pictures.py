@@ -90,7 +90,7 @@ def picture_report(folder: Path) -> None:
     assert program is not None, "install Chromium"
     page = report("latest", output=folder / "report.html", runs=folder / "runs")
     with Browser(program) as browser:
-        browser.show(page, width=1000, height=1250)
+        browser.show(page, width=1200, height=1500)
         pixels = Image.open(io.BytesIO(browser.picture(whole=False))).convert("RGB")
     pixels.quantize(64).save(DOCS / "report.png", optimize=True)  # few colours: a quarter of the size
 

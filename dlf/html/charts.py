@@ -59,7 +59,7 @@ def line_chart(
     across = axis(min(x), max(x), LEFT, WIDTH - RIGHT, whole=True)
     up = axis(min(known), max(known), HEIGHT - BOTTOM, TOP, log=log)
     lines = "".join(_line(n, line, x, across, up) for n, line in enumerate(series))
-    marked = _mark(across.place(mark)) if mark is not None else ""
+    marked = _mark(across.place(mark), x.index(mark), series, up) if mark is not None else ""
     body = (
         f'{_frame(across, up, "epoch", y_name)}{marked}{lines}<line class="cursor" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
     )
@@ -91,11 +91,14 @@ def _line(n: int, line: Series, x: Sequence[float], across: Axis, up: Axis) -> s
     return f'<g class="{_style(n)}"><path d="{"".join(path)}"/>{"".join(dots)}</g>'
 
 
-def _mark(x: float) -> str:
+def _mark(x: float, n: int, series: Sequence[Series], up: Axis) -> str:
+    """A line at x, which is number n of every series; its name is put where their lines are not."""
     side = ("end", -4) if x > WIDTH / 2 else ("start", 4)
+    places = [up.place(y) for line in series if (y := line.y[n]) is not None and math.isfinite(y)]
+    height = TOP + 9 if min(places, default=HEIGHT) > HEIGHT / 2 else HEIGHT - BOTTOM - 5
     return (
         f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
-        f'<text class="note" x="{x + side[1]:.1f}" y="{TOP + 9}" text-anchor="{side[0]}">best</text>'
+        f'<text class="note" x="{x + side[1]:.1f}" y="{height}" text-anchor="{side[0]}">best</text>'
     )
 
 
