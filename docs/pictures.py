@@ -92,7 +92,7 @@ def picture_report(folder: Path) -> None:
     with Browser(program) as browser:
         browser.show(page, width=1200, height=1500)
         pixels = Image.open(io.BytesIO(browser.picture(whole=False))).convert("RGB")
-    pixels.quantize(64).save(DOCS / "report.png", optimize=True)  # few colours: a quarter of the size
+    pixels.quantize(160).save(DOCS / "report.png", optimize=True)  # few colours: a third of the size
 
 
 def main() -> None:

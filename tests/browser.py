@@ -103,7 +103,8 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
         self.events.clear()
-        self.ask("Page.navigate", url=page.absolute().as_uri())
+        answer = self.ask("Page.navigate", url=page.absolute().as_uri())
+        assert "errorText" not in answer, answer
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
 
