@@ -364,8 +364,10 @@ def test_a_removal_that_is_cut_off_leaves_no_run(
     remove(removable(["a"], runs), runs)
     assert [path.name for path in runs.iterdir()] == ["b"]
     shutil.copytree(runs / "b", left)
+    link = runs / ".link.removed"
+    link.symlink_to(runs.parent)
     remove(removable(["b"], runs), runs)
-    assert list(runs.iterdir()) == [], "also what others left"
+    assert list(runs.iterdir()) == [link], "also what others left, but no link"
 
 
 def test_looking_at_the_lock_disturbs_no_training(make: Make, runs: Path) -> None:
