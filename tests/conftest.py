@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ DATA = os.environ.get("DLF_DATA")  # before any test hides it
 settings.register_profile("dlf", deadline=None, derandomize=True, database=None)
 settings.load_profile("dlf")
 
+COLLECTED = pytest.StashKey[list[pytest.Item]]()
 Train = Callable[..., TrainResult]
 Assembled = Callable[..., tuple[Experiment, TrainState]]
 
@@ -45,6 +46,36 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a CUDA device, and torch sees none")
     if item.get_closest_marker("mnist"):
         mnist_folder()
+
+
+@pytest.hookimpl(tryfirst=True)  # before any is deselected
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    config.stash[COLLECTED] = list(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """A test that says how many cases of a fault it tries fails where it tried fewer."""
+    yield
+    stated = [marker.kwargs["cases"] for marker in item.iter_markers("fault") if "cases" in marker.kwargs]
+    if stated:
+        tried = getattr(item, "funcargs", {}).get("tried", Tried())
+        assert tried.count >= max(stated), f"{tried.count} cases were tried, the test says {max(stated)}"
+
+
+class Tried:
+    """Counts the cases that a test tries in a loop."""
+
+    count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+
+
+@pytest.fixture
+def tried() -> Tried:
+    """`tried()`: one more of the cases that the test's marker `fault` speaks of."""
+    return Tried()
 
 
 def mnist_folder() -> Path:

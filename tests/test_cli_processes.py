@@ -87,6 +87,7 @@ def test_a_command_that_loads_torch_is_seen_by_the_check_above() -> None:
     assert "'torch'" in ended(process("schema", code=LOADED)).err
 
 
+@pytest.mark.fault("P6")
 def test_a_reader_that_leaves_is_no_failure() -> None:
     running = process("schema")
     assert running.stdout is not None
@@ -97,6 +98,7 @@ def test_a_reader_that_leaves_is_no_failure() -> None:
     running.stderr.close()
 
 
+@pytest.mark.fault("P6")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
 def test_a_result_that_cannot_be_written_is_a_failure() -> None:
     with Path("/dev/full").open("w") as full:
@@ -114,6 +116,7 @@ train: {epochs: 2000, threads: 1}
 """
 
 
+@pytest.mark.fault("P1")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_p1_stopped_by_a_signal_then_resumed_is_as_if_never_stopped(
     number: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -142,6 +145,7 @@ SHORT = "{data: {type: iris, batch_size: 32}, model: {layers: [{type: linear, un
 NARROW = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "COLUMNS": "20", "FORCE_COLOR": "1"}
 
 
+@pytest.mark.fault("P6")
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux'")
 def test_p6_what_is_shown_where_changes_nothing_of_what_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

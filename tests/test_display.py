@@ -141,6 +141,7 @@ def check_final_screen(sent: str, width: int) -> None:
     assert screen.cursor
 
 
+@pytest.mark.fault("P6")
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 def test_live_display_leaves_a_row_for_every_epoch(width: int) -> None:
     sent, found, code = on_terminal(width, str(EPOCHS), "0.02")
@@ -188,6 +189,7 @@ def test_live_display_moves() -> None:
     assert " left" in sent
 
 
+@pytest.mark.fault("P6")
 def test_ascii_locale_gets_ascii() -> None:
     sent, _, code = on_terminal(80, str(EPOCHS), "0.02", PYTHONIOENCODING="ascii")
     assert code == 0
@@ -205,6 +207,7 @@ def test_no_color_moves_without_colour() -> None:
     assert re.search(r"\x1b\[[0-9;]*m", coloured)
 
 
+@pytest.mark.fault("P6")
 def test_dumb_terminal_gets_plain_lines() -> None:
     sent, _, _ = on_terminal(80, str(EPOCHS), "0", TERM="dumb")
     assert "\x1b" not in sent
@@ -221,6 +224,7 @@ def through_shell(redirection: str, *arguments: str, **environment: str) -> subp
     )
 
 
+@pytest.mark.fault("P6")
 @pytest.mark.parametrize("environment", [{}, {"TERM": "dumb"}, {"NO_COLOR": "1"}, {"FORCE_COLOR": "1"}])
 def test_a_pipe_gets_one_plain_line_an_epoch(environment: dict[str, str]) -> None:
     done = through_shell("", str(EPOCHS), "0", **environment)
@@ -231,6 +235,7 @@ def test_a_pipe_gets_one_plain_line_an_epoch(environment: dict[str, str]) -> Non
     assert done.stdout == "finished 3\n"
 
 
+@pytest.mark.fault("P6")
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux'")
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", ">&- 2>&-", "2>&1 >/dev/null | true", "2>/dev/null"])
 @pytest.mark.parametrize("mode", ["", "quiet"])
@@ -252,6 +257,7 @@ def test_quiet_tells_warnings_only(capsys: pytest.CaptureFixture[str]) -> None:
     assert (captured.out, captured.err) == ("", "warning: 3 columns never vary\n")
 
 
+@pytest.mark.fault("P5")
 def test_failing_display_is_replaced_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     shown = progress.training(quiet=False)
     shown.start(*started(2))
@@ -267,6 +273,7 @@ def test_failing_display_is_replaced_with_a_warning(capsys: pytest.CaptureFixtur
     ]
 
 
+@pytest.mark.fault("P5")
 def test_failing_live_display_gives_the_terminal_back(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)

@@ -102,6 +102,7 @@ DELAY: dict[tuple[str, str], int] = {
 }
 
 
+@pytest.mark.fault("N1")
 @pytest.mark.parametrize("step", [5, 6, 8], ids=["first", "middle", "last"])
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("kind", "value"), DELAY)
@@ -135,6 +136,7 @@ def test_n1_step_and_tensor_are_named_and_nothing_is_saved(
     assert str(error.value).endswith(where)
 
 
+@pytest.mark.fault("N1")
 def test_a_huge_gradient_that_leaves_finite_weights_is_found(assembled: Assembled) -> None:
     """1e30 squared is no float32: adam's second moment is infinite, and the weight would never move again."""
     experiment, state = assembled(SMALL)
@@ -146,6 +148,7 @@ def test_a_huge_gradient_that_leaves_finite_weights_is_found(assembled: Assemble
     assert bool(torch.isfinite(state.losses).all())
 
 
+@pytest.mark.fault("N1")
 @pytest.mark.parametrize("spoilt", ["running_var", "sums"])
 def test_what_else_a_checkpoint_takes_is_looked_at(spoilt: str, assembled: Assembled) -> None:
     state = assembled(SMALL)[1]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Tried
 from disk import Disk, Hook, Killed, dies, fails
 
 from dlf import durable
@@ -74,6 +75,7 @@ HOOKS = {os.strerror(error): partial(fails, error=error) for error in (errno.ENO
 each_hook = pytest.mark.parametrize("hook", [*HOOKS.values(), dies], ids=[*HOOKS, "killed"])
 
 
+@pytest.mark.fault("F1")
 @each_hook
 def test_a_folder_is_old_or_new_whatever_fails(hook: Callable[[int], Hook], tmp_path: Path) -> None:
     assert losses(durable.write_folder, tmp_path, hook) == []
@@ -84,7 +86,8 @@ def test_removing_before_renaming_would_lose(hook: Callable[[int], Hook], tmp_pa
     assert losses(write_naively, tmp_path, hook) != []
 
 
-def test_dying_twice_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.fault("P2", cases=700)
+def test_dying_twice_loses_nothing(tmp_path: Path, tried: Tried) -> None:
     """Killed at operation n of one save and at operation m of the next: all pairs."""
     for n in itertools.count():
         for m in itertools.count():
@@ -98,12 +101,14 @@ def test_dying_twice_loses_nothing(tmp_path: Path) -> None:
                     durable.write_folder(folder, NEW)
                 assert content(folder) in (OLD, NEW), (n, m)
                 struck.append(len(disk.trace) > at)
+            tried()
             if not struck[1]:
                 break
         if not struck[0]:
             return
 
 
+@pytest.mark.fault("F1")
 @each_hook
 def test_a_file_is_old_or_new_whatever_fails(hook: Callable[[int], Hook], tmp_path: Path) -> None:
     for n in itertools.count():
@@ -126,6 +131,7 @@ def test_a_file_is_old_or_new_whatever_fails(hook: Callable[[int], Hook], tmp_pa
         assert path.read_bytes() == b"newest"
 
 
+@pytest.mark.fault("F1")
 def test_a_line_is_appended_whole_or_fails(tmp_path: Path) -> None:
     for n in itertools.count():
         path = tmp_path / f"{n}" / "lines"
@@ -163,6 +169,7 @@ def test_macos_is_asked_for_more_than_fsync(tmp_path: Path, monkeypatch: pytest.
         assert asked == expected, "the file, the folder"
 
 
+@pytest.mark.fault("F1")
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, bytes(data[:3])))
@@ -171,6 +178,7 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (tmp_path / "file").read_bytes() == b"0123456789abcdefg\n"
 
 
+@pytest.mark.fault("F3")
 def test_links_are_not_written_through(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -241,6 +249,7 @@ HOLD = "import sys; from dlf import durable; from pathlib import Path\n"
 HOLD += "with durable.locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
 
 
+@pytest.mark.fault("F5")
 @pytest.mark.skipif(sys.platform == "win32", reason="no such locks on Windows")
 def test_one_writer_at_a_time_and_none_after_death(tmp_path: Path) -> None:
     lock = tmp_path / ".lock"

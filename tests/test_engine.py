@@ -236,6 +236,7 @@ def metrics(run: str | Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in record.items() if k not in timed} for record in RunDirectory(Path(run)).read_metrics()]
 
 
+@pytest.mark.fault("R1")
 def test_the_same_file_twice_gives_the_same_bytes(train: Train) -> None:
     first, again, other = train(DROPOUT).path, train(DROPOUT).path, train(DROPOUT, "seed=1").path
     assert weights(first) == weights(again)
@@ -262,6 +263,7 @@ class Curious(Silent):
         self.looks += 1
 
 
+@pytest.mark.fault("R3")
 def test_looking_on_changes_nothing(train: Train) -> None:
     undisturbed = train(DROPOUT).path
     curious = Curious(lambda state: (state.sums.tolist(), state.network.state_dict(), state.step))
@@ -271,6 +273,7 @@ def test_looking_on_changes_nothing(train: Train) -> None:
     assert metrics(watched) == metrics(undisturbed)
 
 
+@pytest.mark.fault("R3")
 def test_evaluating_between_two_steps_changes_nothing(assembled: Assembled) -> None:
     experiment, _ = assembled(DROPOUT)
 
@@ -283,6 +286,7 @@ def test_evaluating_between_two_steps_changes_nothing(assembled: Assembled) -> N
     assert last_loss(lambda state: evaluate(state.network, experiment, experiment.data.validation)) == undisturbed
 
 
+@pytest.mark.fault("R3")
 def test_fewer_samples_to_validate_on_change_no_training(assembled: Assembled) -> None:
     experiment, state = assembled(DROPOUT)
     part = experiment.data.validation
@@ -315,6 +319,7 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.fault("R5")
 @pytest.mark.parametrize("task", TASKS)
 def test_evaluate_gives_the_number_that_training_wrote(task: str, train: Train) -> None:
     result = train(TASKS[task])
@@ -343,6 +348,7 @@ class Poison(Silent):
                 list(state.network.parameters())[1][0] = self.value
 
 
+@pytest.mark.fault("N1")
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_divergence_stops_before_a_checkpoint_takes_it(value: float, train: Train, tmp_path: Path) -> None:
     good = train(DROPOUT, "train.epochs=1").path
@@ -359,6 +365,7 @@ def test_divergence_stops_before_a_checkpoint_takes_it(value: float, train: Trai
     assert metrics(bad) == metrics(good)
 
 
+@pytest.mark.fault("N1")
 def test_a_learning_rate_that_explodes(train: Train, tmp_path: Path) -> None:
     config = {**DIABETES, "optimizer": {"type": "sgd", "lr": 1e30}, "loss": "mse"}
     with pytest.raises(DivergedError, match=r"Lower optimizer.lr.*Last good checkpoint: none"):
@@ -367,6 +374,7 @@ def test_a_learning_rate_that_explodes(train: Train, tmp_path: Path) -> None:
     assert not (run / "checkpoints" / "last").exists()
 
 
+@pytest.mark.fault("N1")
 def test_an_infinite_loss_is_divergence_though_the_weights_are_finite(assembled: Assembled) -> None:
     state = assembled(IRIS)[1]
     reserve(state, 9)

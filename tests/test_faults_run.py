@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import Tried
 from disk import Bytes, Disk, Hook, State, found, put
 from test_resume import outcome
 
@@ -158,7 +159,12 @@ def is_cut_short(at: int) -> Hook:
 
 
 @pytest.mark.parametrize(
-    ("fault", "name", "stride"), [(fails_once, "", 1), (fails_from, "", 4), (is_cut_short, "write", 1)]
+    ("fault", "name", "stride"),
+    [
+        pytest.param(fails_once, "", 1, marks=pytest.mark.fault("F1", cases=200), id="once"),
+        pytest.param(fails_from, "", 4, marks=pytest.mark.fault("F1", cases=50), id="from then on"),
+        pytest.param(is_cut_short, "write", 1, marks=pytest.mark.fault("F1", cases=34), id="cut short"),
+    ],
 )
 def test_any_operation_fails(
     fault: Callable[[int], Hook],
@@ -167,6 +173,7 @@ def test_any_operation_fails(
     watched: tuple[Disk, Noting],
     undisturbed: dict[str, Any],
     scratch: Path,
+    tried: Tried,
 ) -> None:
     """Training ends with exit code 5 and one message, or goes on where nothing depends on what failed."""
     numbers = [n for n, operation in enumerate(watched[0].trace) if name in operation][::stride]
@@ -186,6 +193,7 @@ def test_any_operation_fails(
         assert failure is None or "on purpose" in str(failure)
         check(root, len(display.saved_at))
         assert go_on(root) == undisturbed, n
+        tried()
     assert unharmed < len(numbers) / 4, "the log, a removal that something removed before"
 
 
@@ -228,17 +236,24 @@ class States:
                 yield put(state, self.folder / f"{len(self.seen)}"), saved
 
 
-def test_killed_at_any_operation(watched: tuple[Disk, Noting], undisturbed: dict[str, Any], scratch: Path) -> None:
+@pytest.mark.fault("P2", cases=86)
+def test_killed_at_any_operation(
+    watched: tuple[Disk, Noting], undisturbed: dict[str, Any], scratch: Path, tried: Tried
+) -> None:
     disk, display = watched
     new = States(display, scratch / "states")
     for n in range(len(disk.log) + 1):
         for root, saved in new(n, [disk.left(n)]):
             check(root, saved)
             assert go_on(root) == undisturbed, n
+            tried()
             assert not [path for path in run_below(root).path.rglob(".*") if not path.name.endswith(".lock")]
 
 
-def test_killed_at_any_byte(watched: tuple[Disk, Noting], undisturbed: dict[str, Any], scratch: Path) -> None:
+@pytest.mark.fault("P2", cases=200)
+def test_killed_at_any_byte(
+    watched: tuple[Disk, Noting], undisturbed: dict[str, Any], scratch: Path, tried: Tried
+) -> None:
     """Every byte of a short write, some of a long one, can be the last; the run is then read, and some are resumed."""
     disk, display = watched
     new, chance = States(display, scratch / "states"), random.Random(0)
@@ -249,18 +264,21 @@ def test_killed_at_any_byte(watched: tuple[Disk, Noting], undisturbed: dict[str,
             torn = (disk.left(n + 1, {n: change._replace(data=change.data[:length])}) for length in lengths)
             for root, saved in new(n, torn):
                 check(root, saved)
+                tried()
                 if len(new.seen) % 8 == 0:
                     assert go_on(root) == undisturbed, n
 
 
+@pytest.mark.fault("P3", cases=600)
 def test_the_power_goes_at_any_operation(
-    watched: tuple[Disk, Noting], undisturbed: dict[str, Any], scratch: Path
+    watched: tuple[Disk, Noting], undisturbed: dict[str, Any], scratch: Path, tried: Tried
 ) -> None:
     disk, display = watched
     new = States(display, scratch / "states")
     for n in range(len(disk.log) + 1):
         for root, saved in new(n, disk.after_power_loss(n, 32)):
             check(root, saved)
+            tried()
             if len(new.seen) % 6 == 0:
                 assert go_on(root) == undisturbed, n
 
@@ -268,7 +286,10 @@ def test_the_power_goes_at_any_operation(
 # --- links ----------------------------------------------------------------------------------------------------------
 
 
-def test_f3_nothing_is_written_or_removed_through_a_link(undisturbed: dict[str, Any], scratch: Path) -> None:
+@pytest.mark.fault("F3", cases=24)
+def test_f3_nothing_is_written_or_removed_through_a_link(
+    undisturbed: dict[str, Any], scratch: Path, tried: Tried
+) -> None:
     """Each file and folder of a run in turn is a link to the real one elsewhere; then the run is trained further."""
     train(scratch / "whole")
     run = run_below(scratch / "whole").path
@@ -291,12 +312,14 @@ def test_f3_nothing_is_written_or_removed_through_a_link(undisturbed: dict[str, 
         except (RunError, MachineError):
             refused.append(name)
         assert found(outside.parent) == before, name
+        tried()
     assert "checkpoints" in refused
 
 
 # --- 10,000 runs ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("F6")
 def test_f6_ten_thousand_runs_are_not_opened(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is looked at twice at most, and none is read; a tenth is junk."""
     names = [f"x-202601{day:02}-{minute:06}-{number:04x}" for number, (day, minute) in enumerate(moments())]

@@ -265,6 +265,7 @@ def test_the_configuration_is_there_too(train: Train, logger: str) -> None:
     assert (given["optimizer.lr"].number_value, given["optimizer.type"].string_value) == (0.25, "sgd")
 
 
+@pytest.mark.fault("R3")
 def test_logging_changes_no_byte(train: Train, logger: str) -> None:
     plain, logged = train(IRIS), train({**IRIS, "logging": [logger]})
 

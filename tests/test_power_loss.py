@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from conftest import Tried
 from disk import Disk, Killed, Synced, dies, put
 
 from dlf import durable
@@ -80,6 +81,7 @@ CASES = {
     "folders": Case(is_there, [Step(lambda root: durable.ensure_folder(root / "some" / "folder"), True)]),
     "checkpoint": Case(checkpoint, [saving(b"one"), saving(b"two two"), saving(b"3")]),
     "removal": Case(checkpoint, [saving(b"one"), saving(b"two"), removing()]),
+    "hiding": Case(checkpoint, [saving(b"one"), Step(lambda root: durable.hide(root / "last"), None)]),
 }
 
 
@@ -101,7 +103,7 @@ def done(case: Case, root: Path) -> Done:
     return Done(disk, case.read, promised)
 
 
-def broken(done: Done, scratch: Path, ignored: Collection[int] = ()) -> Iterator[str]:
+def broken(done: Done, scratch: Path, ignored: Collection[int] = (), tried: Tried | None = None) -> Iterator[str]:
     """After which power losses something else is found than was promised; `ignored` fsyncs do nothing."""
     known: dict[Any, Any] = {}
     for n, promised in enumerate(done.promised):
@@ -109,6 +111,8 @@ def broken(done: Done, scratch: Path, ignored: Collection[int] = ()) -> Iterator
             key = tuple(state.items())
             if key not in known:
                 known[key] = done.read(put(state, scratch / f"{len(known)}"))
+                if tried is not None:
+                    tried()
             if known[key] not in promised:
                 yield f"before operation {n} ({done.disk.trace[:n][-1:]}): {known[key]} instead of one of {promised}"
 
@@ -118,9 +122,22 @@ def syncs(done: Done) -> dict[int, tuple[int, ...]]:
     return {index: entry.site for index, entry in enumerate(done.disk.log) if isinstance(entry, Synced)}
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_what_was_promised_is_there(name: str, tmp_path: Path) -> None:
-    assert list(broken(done(CASES[name], tmp_path / "root"), tmp_path)) == []
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.fault("P3", cases=cases))
+        for name, cases in {
+            "file": 14,
+            "lines": 11,
+            "folders": 3,
+            "checkpoint": 80,
+            "removal": 36,
+            "hiding": 16,
+        }.items()
+    ],
+)
+def test_what_was_promised_is_there(name: str, tmp_path: Path, tried: Tried) -> None:
+    assert list(broken(done(CASES[name], tmp_path / "root"), tmp_path, tried=tried)) == []
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -158,9 +175,10 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> list[Done]:
     return finished
 
 
-def test_what_follows_one_that_died(killed: list[Done], tmp_path: Path) -> None:
+@pytest.mark.fault("P3", cases=2_500)
+def test_what_follows_one_that_died(killed: list[Done], tmp_path: Path, tried: Tried) -> None:
     for k, finished in enumerate(killed):
-        assert list(broken(finished, tmp_path / f"{k}")) == []
+        assert list(broken(finished, tmp_path / f"{k}", tried=tried)) == []
 
 
 def test_every_place_that_syncs_is_needed(killed: list[Done], tmp_path: Path) -> None:

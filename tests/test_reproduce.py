@@ -150,6 +150,7 @@ def flip_last_bit(*index: int) -> Callable[[Tensor], None]:
 # --- identical ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("R1")
 @pytest.mark.parametrize("config", [SMALL, CONVOLUTION, REGRESSION], ids=["mlp", "convolution", "regression"])
 def test_the_same_run_again(config: dict[str, Any], trained: Callable[..., RunDirectory], tmp_path: Path) -> None:
     run = trained(config)
@@ -483,6 +484,7 @@ def test_what_is_not_as_it_was_is_said(trained: Callable[..., RunDirectory]) -> 
     assert "files were changed" not in result.conclusion
 
 
+@pytest.mark.fault("R4")
 def test_a_later_part_on_another_machine(stopped: Callable[..., RunDirectory]) -> None:
     run = stopped(3)
     with threads(2):
@@ -496,6 +498,7 @@ def test_a_later_part_on_another_machine(stopped: Callable[..., RunDirectory]) -
     assert [(change.what, change.since_step) for change in result.changes] == [("cpu_capability", 3)]
 
 
+@pytest.mark.fault("R4")
 def test_every_recorded_thing_has_its_reason(trained: Callable[..., RunDirectory]) -> None:
     from dlf import environment
 

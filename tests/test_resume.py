@@ -115,6 +115,7 @@ def uninterrupted(train: Train, tmp_path: Path) -> Path:
     return Path(result.path).rename(tmp_path / "uninterrupted")
 
 
+@pytest.mark.fault("R2")
 @pytest.mark.parametrize("step", STEPS)
 def test_stopped_at_any_step(step: int, stopped: Callable[..., RunDirectory], uninterrupted: Path) -> None:
     run = stopped(step)
@@ -128,6 +129,7 @@ def test_stopped_at_any_step(step: int, stopped: Callable[..., RunDirectory], un
     assert run.read_info()["resumed"][0]["step"] == step
 
 
+@pytest.mark.fault("R2")
 def test_stopped_at_every_step(stopped: Callable[..., RunDirectory], uninterrupted: Path) -> None:
     run = stopped(1)
     for step in STEPS[1:]:
@@ -155,6 +157,7 @@ def test_an_epoch_that_is_begun_anew_would_show(
     assert outcome(run.path) != outcome(uninterrupted)
 
 
+@pytest.mark.fault("P1")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 @pytest.mark.skipif(sys.platform == "win32", reason="a process there cannot send itself signals")
 def test_signals_save_the_state(name: str, stopped: Callable[..., RunDirectory]) -> None:
@@ -164,6 +167,7 @@ def test_signals_save_the_state(name: str, stopped: Callable[..., RunDirectory])
     assert signal.getsignal(getattr(signal, name)) is before
 
 
+@pytest.mark.fault("P1")
 def test_a_signal_between_two_epochs_stops_there(train: Train, uninterrupted: Path) -> None:
     class Late(Silent):
         def epoch(self, record: Mapping[str, Any], best: bool) -> None:
@@ -177,6 +181,7 @@ def test_a_signal_between_two_epochs_stops_there(train: Train, uninterrupted: Pa
     assert outcome(path) == outcome(uninterrupted)
 
 
+@pytest.mark.fault("P1")
 def test_a_second_interrupt_does_not_wait(train: Train, tmp_path: Path) -> None:
     class Impatient(Silent):
         def step(self, state: TrainState) -> None:
@@ -196,6 +201,7 @@ def test_a_second_interrupt_does_not_wait(train: Train, tmp_path: Path) -> None:
     assert checkpoint.read(RunDirectory(path).last).position.step == 4
 
 
+@pytest.mark.fault("N1")
 def test_what_diverged_is_not_saved_by_a_signal(train: Train, tmp_path: Path) -> None:
     class Poisoned(StopAt):
         def step(self, state: TrainState) -> None:
@@ -444,6 +450,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(train: Tr
     assert outcome(path) == outcome(uninterrupted)
 
 
+@pytest.mark.fault("F5")
 def test_a_run_that_somebody_trains(stopped: Callable[..., RunDirectory]) -> None:
     run = stopped(3)
     with run.locked(), pytest.raises(RunError, match=f"in use by process {os.getpid()}") as error:
@@ -452,15 +459,28 @@ def test_a_run_that_somebody_trains(stopped: Callable[..., RunDirectory]) -> Non
     assert run.read_info()["status"] == "interrupted"
 
 
-def test_another_machine_is_said(stopped: Callable[..., RunDirectory]) -> None:
+@pytest.mark.fault("R4")
+@pytest.mark.parametrize(
+    ("name", "then"),
+    [
+        *(("dlf", "0.0"), ("python", "3.9.0"), ("packages", {"torch": "1.0"}), ("device", "cuda:0")),
+        *(("device_name", "an abacus"), ("cpu_capability", "DEFAULT"), ("threads", 64)),
+    ],
+)
+def test_another_machine_is_said_and_recorded(
+    name: str, then: Any, stopped: Callable[..., RunDirectory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread count, torch or instruction set, and whatever else the bits may depend on."""
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")  # some machines have DEFAULT
     run, told = stopped(3), Told()
-    info = run.read_info()
-    run.write_info(threads=64, packages={**info["packages"], "torch": "1.0"})
+    now = run.read_info()[name]
+    run.write_info(**{name: then})
     go_on(run, display=told)
-    (message,) = told.warnings
-    assert "the last bits may differ from a run that was never stopped" in message
-    assert "threads 64 -> 1" in message
-    assert "'torch': '1.0'" in message
+    said = f"the last bits may differ from a run that was never stopped: {name} {then} -> {now}"
+    assert told.warnings == [f"warning: {said}"]
+    assert said in run.log.read_text()
+    info = run.read_info()
+    assert (info[name], info["resumed"][-1][name]) == (then, now)
 
 
 def test_the_device_of_a_resume_is_for_once(stopped: Callable[..., RunDirectory]) -> None:

@@ -53,6 +53,7 @@ def test_every_file_that_the_design_lists(train: Train) -> None:
     assert set(files_of(run.path)) == checkpoints | listed | {".lock", ".info.lock"}
 
 
+@pytest.mark.fault("R4")
 def test_run_json_says_what_a_result_depends_on(train: Train) -> None:
     result = train(SMALL, "seed=3", "train.threads=1")
     info = run_of(result).read_info()
@@ -93,6 +94,7 @@ def test_source_is_as_written_and_config_is_complete(tmp_path: Path) -> None:
     assert resolved.model_copy(update={"loss": None, "train": loaded.config.train}) == loaded.config
 
 
+@pytest.mark.fault("R1")
 def test_its_config_trains_the_same_network_again(train: Train, tmp_path: Path) -> None:
     first = run_of(train(SMALL, "seed=3"))
     again = run_of(train_experiment(load(first.config), runs=tmp_path / "again", display=Silent()))
@@ -163,6 +165,7 @@ def test_train_log_has_every_message_and_a_line_an_epoch(train: Train) -> None:
     assert epochs[0].endswith("best")
 
 
+@pytest.mark.fault("P5")
 def test_a_log_that_fails_does_not_stop_the_training(train: Train) -> None:
     class Spoiler(Silent):
         def start(self, run: RunDirectory, config: ExperimentConfig, experiment: Experiment, state: TrainState) -> None:
@@ -172,6 +175,7 @@ def test_a_log_that_fails_does_not_stop_the_training(train: Train) -> None:
     assert run_of(train(SMALL, display=Spoiler())).read_info()["status"] == "completed"
 
 
+@pytest.mark.fault("P5")
 @pytest.mark.parametrize("method", ["start", "step", "epoch", "end"])
 def test_a_display_that_fails_is_given_up(method: str, train: Train) -> None:
     undisturbed = run_of(train(SMALL))
@@ -190,6 +194,7 @@ def test_a_display_that_fails_is_given_up(method: str, train: Train) -> None:
     assert (run.last / "model.safetensors").read_bytes() == (undisturbed.last / "model.safetensors").read_bytes()
 
 
+@pytest.mark.fault("N2")
 def test_a_validation_without_numbers_has_no_best(train: Train) -> None:
     """An overflow in the validation part alone: 'best' would be a lie, so the last checkpoint is the result."""
 
@@ -241,6 +246,7 @@ def test_evaluate_keeps_its_result(train: Train) -> None:
     assert sum(map(sum, evaluate_run(run)["confusion_matrix"])) == 30
 
 
+@pytest.mark.fault("R5")
 def test_evaluate_uses_the_threads_of_the_run(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another number of threads may add in another order, and would give other last bits than training wrote."""
     run = run_of(train(SMALL, "train.threads=2"))
@@ -322,6 +328,7 @@ def test_no_runs_at_all(tmp_path: Path) -> None:
             RunDirectory.find("latest", runs)
 
 
+@pytest.mark.fault("F6")
 def test_junk_among_the_runs_is_skipped(tmp_path: Path) -> None:
     plant(tmp_path, "good-20260101-000000-aaaa")
     (tmp_path / "file").write_text("junk")
@@ -356,6 +363,7 @@ def test_names_that_would_leave_runs_or_fit_no_system(name: str) -> None:
         check_name(name)
 
 
+@pytest.mark.fault("F5")
 def test_two_processes_never_share_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = iter(["aaaa", "aaaa", "aaaa", "bbbb"])
     monkeypatch.setattr("dlf.run.secrets.token_hex", lambda count: next(tokens))
@@ -379,6 +387,7 @@ class Never(Silent):
         raise AssertionError
 
 
+@pytest.mark.fault("F2")
 def test_no_place_for_the_run_is_found_out_before_training(train: Train, tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file where the folder should be")
     with pytest.raises(MachineError, match=r"cannot create a run below \S+runs.*--runs-dir") as error:
@@ -386,6 +395,7 @@ def test_no_place_for_the_run_is_found_out_before_training(train: Train, tmp_pat
     assert error.value.exit_code == 5
 
 
+@pytest.mark.fault("F2")
 @pytest.mark.parametrize("denied", ["mkdir", "open"])
 def test_a_read_only_place_is_found_out_before_training(
     denied: str, train: Train, monkeypatch: pytest.MonkeyPatch
@@ -402,6 +412,7 @@ def test_a_read_only_place_is_found_out_before_training(
         train(SMALL, display=Never())
 
 
+@pytest.mark.fault("F4")
 def test_a_run_that_is_removed_while_it_trains(train: Train) -> None:
     class Remover(Silent):
         run: RunDirectory
@@ -416,6 +427,7 @@ def test_a_run_that_is_removed_while_it_trains(train: Train) -> None:
         train(SMALL, display=Remover())
 
 
+@pytest.mark.fault("F3")
 def test_checkpoints_are_not_written_through_a_link(train: Train, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -430,6 +442,7 @@ def test_checkpoints_are_not_written_through_a_link(train: Train, tmp_path: Path
     assert list(outside.iterdir()) == []
 
 
+@pytest.mark.fault("F5")
 def test_who_trains_holds_the_run(train: Train) -> None:
     class Rival(Silent):
         refused = False
@@ -506,6 +519,7 @@ def test_damaged_metrics_are_named(line: str, tmp_path: Path) -> None:
         RunDirectory(tmp_path).read_metrics()
 
 
+@pytest.mark.fault("N2")
 def test_json_has_null_where_there_is_no_number() -> None:
     value = {"a": [math.nan, math.inf, (1, -math.inf)], "b": "ü", "c": 0.1 + 0.2}
     assert to_json(value) == '{"a": [null, null, [1, null]], "b": "ü", "c": 0.30000000000000004}\n'.encode()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Train
+from conftest import Train, Tried
 from disk import Disk, Hook, Killed, dies, fails, nothing
 from test_resume import SMALL as TWO_EPOCHS
 from test_resume import Told, go_on, outcome
@@ -140,6 +140,7 @@ def test_a_clock_is_not_asked_where_minutes_do_not_count() -> None:
 # --- the same bytes -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("R3")
 @pytest.mark.parametrize("name", RULES)
 def test_r3_how_often_one_saves_changes_nothing(
     name: str, train: Train, plain: Path, monkeypatch: pytest.MonkeyPatch
@@ -175,9 +176,15 @@ def test_minutes_count_from_the_last_save(train: Train, monkeypatch: pytest.Monk
     assert steps == [3, 4, 7, 8, 11, 12]
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.fault("P2", cases=12 if len(saved) < 12 else 4))
+        for name, (_, saved) in RULES.items()
+    ],
+)
 def test_killed_after_any_step_it_goes_on_from_the_last_save(
-    name: str, killed: Callable[..., RunDirectory], plain: Path
+    name: str, killed: Callable[..., RunDirectory], plain: Path, tried: Tried
 ) -> None:
     """Of best and last the later one counts: every epoch is best here, so its end is never lost."""
     rules, saved = RULES[name]
@@ -190,6 +197,7 @@ def test_killed_after_any_step_it_goes_on_from_the_last_save(
         assert result(run.path) == result(plain), step
         assert kept(run) == saved[-rules.get("keep", 1) :] or rules.get("keep", 1) > 1
         shutil.rmtree(run.path)
+        tried()
 
 
 def test_a_save_that_forgets_the_sums_would_show(
@@ -230,8 +238,14 @@ class Failing(Silent):
 CHANGING = {"write", "mkdir", "rename", "replace", "unlink", "rmdir"}
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, None], ids=["disk full", "killed"])
-def test_any_file_operation_while_older_ones_are_kept(error: int | None, train: Train) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(errno.ENOSPC, marks=pytest.mark.fault("F1", cases=10), id="disk full"),
+        pytest.param(None, marks=pytest.mark.fault("P2", cases=40), id="killed"),
+    ],
+)
+def test_any_file_operation_while_older_ones_are_kept(error: int | None, train: Train, tried: Tried) -> None:
     """One operation after step 7 of 8 fails, or is the process's last: never fewer are kept, and all are whole."""
     config = {**TWO_EPOCHS, "checkpoint": {"every_steps": 3, "keep": 2}}
     undisturbed = Failing(nothing)
@@ -251,6 +265,7 @@ def test_any_file_operation_while_older_ones_are_kept(error: int | None, train: 
         assert kept(run) == [6, 8], n
         assert [path.name for path in run.last.parent.glob("*step*")] == ["step-00000006"]
         shutil.rmtree(run.path)
+        tried()
 
 
 def test_best_is_gone_on_from_where_it_is_newer(killed: Callable[..., RunDirectory], plain: Path) -> None:
@@ -305,6 +320,7 @@ def test_names_of_no_checkpoint(name: str, train: Train) -> None:
         resume(run, start=name, display=Silent())
 
 
+@pytest.mark.fault("K5")
 def test_k5_damage_is_answered_with_what_is_whole(killed: Callable[..., RunDirectory], plain: Path) -> None:
     run = killed(10, {"every_steps": 3, "keep": 3})
     for folder in (run.last, run.older_folder(6)):
@@ -320,6 +336,7 @@ def test_k5_damage_is_answered_with_what_is_whole(killed: Callable[..., RunDirec
     assert kept(run) == [8, 9, 12]
 
 
+@pytest.mark.fault("K5")
 def test_k5_nothing_is_whole(killed: Callable[..., RunDirectory]) -> None:
     run = killed(10, {})
     for folder in (run.last, run.best):
@@ -328,6 +345,7 @@ def test_k5_nothing_is_whole(killed: Callable[..., RunDirectory]) -> None:
         go_on(run)
 
 
+@pytest.mark.fault("K5")
 def test_a_damaged_best_does_not_hinder_a_whole_last(killed: Callable[..., RunDirectory], plain: Path) -> None:
     run = killed(10, {})
     (run.best / "state.json").unlink()

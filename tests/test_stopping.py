@@ -44,6 +44,7 @@ def ends_as_if_never_stopped(run: RunDirectory, config: str, folder: Path, monke
     assert weights_and_metrics(run.path) == weights_and_metrics(Path(straight.path))
 
 
+@pytest.mark.fault("P1")
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGHUP")
 def test_p1_a_terminal_that_closes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "long.yaml").write_text(LONG)
@@ -78,6 +79,7 @@ main()
 """
 
 
+@pytest.mark.fault("P1")
 def test_p1_a_second_interrupt_acts_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "short.yaml").write_text(SHORT)
     words = ("train", "short.yaml", "train.threads=1", "train.device=cpu", "--quiet", "--json")
@@ -185,6 +187,7 @@ main()
 WIDE = "{data: {type: digits, batch_size: 256}, model: {layers: [{type: linear, units: 65536}]}}"
 
 
+@pytest.mark.fault("P4")
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, and a limit of the address space")
 def test_p4_a_process_without_memory(tmp_path: Path) -> None:
     (tmp_path / "wide.yaml").write_text(WIDE)
@@ -205,6 +208,7 @@ def allocation_failure() -> RuntimeError:
     return caught.value
 
 
+@pytest.mark.fault("P4")
 @pytest.mark.parametrize("where", ["step", "save"])
 @pytest.mark.parametrize(
     "error",
