@@ -139,7 +139,7 @@ def _points(part: Part) -> Iterator[tuple[float, float, int]]:
 def _mistakes(opened: Opened, part: Part, seen: Measured) -> list[Mistake]:
     """The samples with the largest losses; of classes, only those that were taken for another one."""
     judged = _candidates(seen)
-    x, y = (values.index_select(0, judged.to(part.y.device)) for values in (part.x, part.y))
+    x, y = _chosen(part, judged)
     losses = _losses(opened, x, y)
     order = sorted(range(len(judged)), key=lambda n: -losses[n] if math.isfinite(losses[n]) else -math.inf)[:MISTAKES]
     if not order:
@@ -150,6 +150,12 @@ def _mistakes(opened: Opened, part: Part, seen: Measured) -> list[Mistake]:
         _mistake(opened, seen, int(judged[n]), losses[n], drawn, sample)
         for n, drawn, sample in zip(order, pictures, chosen, strict=True)
     ]
+
+
+def _chosen(part: Part, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """These samples, on the device; streamed ones are asked for by indices on the CPU."""
+    there = indices.to(part.y.device)
+    return part.x.index_select(0, there if isinstance(part.x, Tensor) else indices), part.y.index_select(0, there)
 
 
 def _candidates(seen: Measured) -> Tensor:
