@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,10 @@ def run_of(result: TrainResult) -> RunDirectory:
     return RunDirectory(Path(result.path))
 
 
+def _norm(tensors: Sequence[torch.Tensor]) -> float:
+    return float(sum(tensor.square().sum().item() for tensor in tensors) ** 0.5)
+
+
 def trained_with(assembled: Assembled, config: dict[str, Any]) -> tuple[Experiment, TrainState]:
     experiment, state = assembled(config)
     for _ in fit(state, experiment, epochs=1, history=[]):
@@ -64,8 +69,10 @@ def test_numbers_of_a_network_by_hand(assembled: Assembled) -> None:
         }
     )
     observer = Observer(state, experiment)
-    hidden, output = (state.network.layers[0], state.network.layers[1])
-    x = (experiment.data.train.x - experiment.data.inputs.mean) / experiment.data.inputs.std
+    layers: Any = state.network.layers
+    hidden, output, samples = layers[0], layers[1], experiment.data.train.x
+    assert isinstance(samples, torch.Tensor)
+    x = (samples - experiment.data.inputs.mean) / experiment.data.inputs.std
     a = torch.relu(x @ hidden.weight.T + hidden.bias)
     z = a @ output.weight.T + output.bias
     loss = torch.nn.functional.binary_cross_entropy_with_logits(z[:, 0], experiment.data.train.y.float())
@@ -80,8 +87,8 @@ def test_numbers_of_a_network_by_hand(assembled: Assembled) -> None:
     assert first["zeros"] == pytest.approx((a == 0).double().mean().item())
     assert first["dead"] == pytest.approx((a.amax(0) == 0).double().mean().item())
     assert first["saturated"] is None
-    assert first["gradient_norm"] == pytest.approx(sum(g.square().sum() for g in gradients[:2]).item() ** 0.5, rel=1e-4)
-    assert last["gradient_norm"] == pytest.approx(sum(g.square().sum() for g in gradients[2:]).item() ** 0.5, rel=1e-4)
+    assert first["gradient_norm"] == pytest.approx(_norm(gradients[:2]), rel=1e-4)
+    assert last["gradient_norm"] == pytest.approx(_norm(gradients[2:]), rel=1e-4)
     squares = hidden.weight.square().sum() + hidden.bias.square().sum()
     assert first["weight_norm"] == pytest.approx(squares.item() ** 0.5, rel=1e-5)
 
@@ -94,7 +101,8 @@ def test_saturated_outputs_are_those_at_the_ends(assembled: Assembled, activatio
             "model": {"layers": [{"type": "linear", "units": 4, "activation": activation}]},
         }
     )
-    observer, layer = Observer(state, experiment), state.network.layers[0]
+    layer: Any = state.network.layers[0]
+    observer = Observer(state, experiment)
     with torch.no_grad():
         layer.weight.zero_()
         layer.bias.copy_(torch.tensor([1e4, -1e4, 0.3, 0.5]))  # two of four are at an end, whatever the sample
@@ -104,8 +112,9 @@ def test_saturated_outputs_are_those_at_the_ends(assembled: Assembled, activatio
 def test_a_dead_channel_is_found(assembled: Assembled) -> None:
     experiment, state = assembled(DIGITS)
     with torch.no_grad():
-        state.network.layers[0].weight[1] = 0
-        state.network.layers[0].bias[1] = -1.0
+        layer: Any = state.network.layers[0]
+        layer.weight[1] = 0
+        layer.bias[1] = -1.0
     first = Observer(state, experiment).layers()["layers"][0]
     assert first["dead"] >= 0.25  # one of four
     assert first["dead"] <= first["zeros"]
@@ -196,12 +205,12 @@ def test_the_boundary_is_what_the_network_says(train: Train) -> None:
         np.frombuffer(base64.b64decode(last[name]), np.uint8).reshape(GRID, GRID) for name in ("label", "confidence")
     )
     trained = api.load(result.run, checkpoint="last", runs=run.path.parent)
-    xs, ys = np.linspace(*last["x"], GRID), np.linspace(*last["y"], GRID)
+    xs, ys = (np.linspace(last[name][0], last[name][1], GRID) for name in ("x", "y"))
     points = torch.tensor([[x, y] for y in ys for x in xs], dtype=torch.float32)
     said = trained.predict(points).numpy().reshape(GRID, GRID, 2)
     assert (label == said.argmax(2)).mean() > 0.999  # a point on the boundary may round to either side
     assert np.abs(confidence - 255 * said.max(2)).max() < 0.51  # rounding to a byte, and the grid's to float32
-    x = trained.data.train.x
+    x = trained.data.train.x[:]
     assert last["x"][0] < x[:, 0].min() < x[:, 0].max() < last["x"][1]
 
 
