@@ -36,7 +36,8 @@ class Spread(NamedTuple):
 class Target(NamedTuple):
     """A ratio that is wanted to be at most `limit`, better `aim`.
 
-    `over` is a key of the series; of the keys in `under` the one with the least median counts.
+    `over` is a key of the series; of the keys in `under` the one with the least median counts. `floor` are keys whose
+    sum takes the place of `over` in a bound: no program on these libraries has a lesser ratio.
     """
 
     what: str
@@ -44,14 +45,16 @@ class Target(NamedTuple):
     under: tuple[str, ...]
     limit: float
     aim: float | None = None
+    floor: tuple[str, ...] = ()
 
 
 class Verdict(NamedTuple):
-    """A target and what was measured; `ratio` is None, and `under` empty, where something was not."""
+    """A target and what was measured; `ratio` and `bound` are None, and `under` empty, where something was not."""
 
     target: Target
     ratio: Spread | None
     under: str
+    bound: float | None = None
 
     @property
     def met(self) -> bool | None:
@@ -87,7 +90,9 @@ def judge(target: Target, series: Series) -> Verdict:
     under = least(series, target.under)
     if under is None or not series.get(target.over):
         return Verdict(target, None, "")
-    return Verdict(target, ratio(series[target.over], series[under]), under)
+    parts = [median(series[key].values()) for key in target.floor if series.get(key)]
+    bound = sum(parts) / median(series[under].values()) if parts and len(parts) == len(target.floor) else None
+    return Verdict(target, ratio(series[target.over], series[under]), under, bound)
 
 
 def collect(runs: Sequence[Run]) -> dict[str, dict[int, float]]:
@@ -116,6 +121,7 @@ def figures_of(result: Mapping[str, Any]) -> dict[str, float | None]:
         medians = {name: median(seconds) for name, seconds in parts.items()}
         update = medians.pop("update")
         found |= medians | {"update": update, "floor": min(medians.values()) + update}
+        found |= {f"floor_{name}": seconds + update for name, seconds in medians.items()}
     return found
 
 
@@ -126,17 +132,31 @@ def targets() -> list[Target]:
         return tuple(f"{network}/{peer.name}/{figure}" for peer in PEERS if peer.kind == "peer")
 
     small, wide = peers("small", "epoch"), peers("wide", "epoch")
-    torch = "commands/import torch"
+    torch, dlf, floor = "commands/import torch", "small/dlf/epoch", ("small/floor/floor",)
     return [
-        Target("small: an epoch, dlf / best peer", "small/dlf/epoch", small, 0.85, 0.7),
-        Target("small: an epoch, dlf float32 / best peer", "small/dlf-float32/epoch", small, 1.05, 0.9),
-        Target("wide: an epoch, dlf / best peer", "wide/dlf/epoch", wide, 0.4),
-        Target("small: an epoch, dlf / Lightning", "small/dlf/epoch", ("small/lightning/epoch",), 0.45),
-        Target("small: an epoch, dlf / Keras on torch", "small/dlf/epoch", ("small/keras-torch/epoch",), 0.35),
-        Target("small: an epoch, dlf / DataLoader, transforms", "small/dlf/epoch", ("small/torch-loader/epoch",), 0.15),
-        Target("small: an epoch, dlf / floor", "small/dlf/epoch", ("small/floor/floor",), 1.6, 1.3),
+        Target("small: an epoch, dlf / best peer", dlf, small, 0.85, 0.7, floor),
+        Target(
+            "small: an epoch, dlf float32 / best peer",
+            "small/dlf-float32/epoch",
+            small,
+            1.05,
+            0.9,
+            ("small/floor/floor_float32",),
+        ),
+        Target("wide: an epoch, dlf / best peer", "wide/dlf/epoch", wide, 0.4, None, ("wide/floor/floor",)),
+        Target("small: an epoch, dlf / Lightning", dlf, ("small/lightning/epoch",), 0.45, None, floor),
+        Target("small: an epoch, dlf / Keras on torch", dlf, ("small/keras-torch/epoch",), 0.35, None, floor),
+        Target("small: an epoch, dlf / DataLoader, transforms", dlf, ("small/torch-loader/epoch",), 0.15, None, floor),
+        Target("small: an epoch, dlf / floor", dlf, floor, 1.6, 1.3),
         Target("wide: an epoch, dlf / floor", "wide/dlf/epoch", ("wide/floor/floor",), 1.6, 1.3),
-        Target("small: from command to 97 %, dlf / best peer", "small/dlf/to_97", peers("small", "to_97"), 0.45),
+        Target(
+            "small: from command to 97 %, dlf / best peer",
+            "small/dlf/to_97",
+            peers("small", "to_97"),
+            0.45,
+            None,
+            (f"{torch}/seconds", *floor),
+        ),
         Target(
             "small: float32, dlf with everything around / bare loop",
             "small/dlf-everything/whole_sample",

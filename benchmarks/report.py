@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.figures import Run, Series, Spread, Verdict, collect, judge, least, ratio, spread, targets
-from benchmarks.peers import PEERS
+from benchmarks.peers import BY_NAME, PEERS
 from benchmarks.task import NETWORKS
 
 
@@ -48,8 +48,9 @@ def targets_table(found: Sequence[Verdict]) -> str:
         target, word = verdict.target, {None: "not measured", True: "met", False: "not met"}[verdict.met]
         best = f" ({verdict.under.split('/')[1]})" if len(target.under) > 1 and verdict.under else ""
         limit = f"at most {target.limit}" + (f", aim {target.aim}" if target.aim else "")
-        rows.append((target.what + best, shown(verdict.ratio), limit, word))
-    return table(("ratio of medians (spread within rounds)", "measured", "target", ""), rows)
+        bound = "-" if verdict.bound is None else number(verdict.bound)
+        rows.append((target.what + best, shown(verdict.ratio), limit, word, bound))
+    return table(("ratio of medians (spread within rounds)", "measured", "target", "", "the floor alone"), rows)
 
 
 def network_table(series: Series, network: str) -> str:
@@ -134,6 +135,33 @@ def markdown(runs: Sequence[Run], machine: Mapping[str, Any], settings: Mapping[
     return "\n\n".join(line for line in lines if line) + "\n"
 
 
+def from_document(found: Mapping[str, Any]) -> str:
+    """The whole report, of what `document` once wrote."""
+    return markdown(_runs(found), found["machine"], found["settings"])
+
+
+def for_readme(found: Mapping[str, Any]) -> str:
+    """The table of README: the others' times as multiples of dlf's, the quickest on the small network first."""
+    series = collect(_runs(found))
+    columns = ("small/{}/epoch", "wide/{}/epoch", "small/{}/to_97")
+    names = [peer.name for peer in PEERS if series.get(f"small/{peer.name}/epoch")]
+
+    def multiple(key: str, name: str) -> float | None:
+        theirs, own = series.get(key.format(name)), series.get(key.format("dlf"))
+        return ratio(theirs, own).median if theirs and own else None
+
+    multiples = {name: [multiple(key, name) for key in columns] for name in names}
+    rows = [
+        (BY_NAME[name].title, *("-" if each is None else number(each) for each in multiples[name]))
+        for name in sorted(names, key=lambda name: multiples[name][0] or 0.0)
+    ]
+    return table(("time, dlf's = 1", "epoch, small network", "epoch, wide network", "command to 97 %"), rows) + "\n"
+
+
+def _runs(found: Mapping[str, Any]) -> list[Run]:
+    return [Run(**run) for run in found["runs"]]
+
+
 def document(runs: Sequence[Run], machine: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The whole report as plain data: every number of every process, the series made of them, the verdicts."""
     series = collect(runs)
@@ -150,6 +178,7 @@ def document(runs: Sequence[Run], machine: Mapping[str, Any], settings: Mapping[
                 "ratio": verdict.ratio._asdict() if verdict.ratio else None,
                 "under": verdict.under,
                 "met": verdict.met,
+                "bound": verdict.bound,
             }
             for verdict in verdicts(series)
         ],

@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import __main__ as command_line
-from benchmarks import data, figures, growth, mapped, processes, report, rounds, saving
+from benchmarks import data, figures, growth, mapped, processes, report, rounds, saving, show
 from benchmarks.figures import Run, Spread, Target, Verdict
 from benchmarks.peers import PEERS, Peer
 from benchmarks.peers.floor import products, update
@@ -70,6 +70,14 @@ def test_a_target_is_met_up_to_its_limit(ours: float, met: bool) -> None:
     verdict = figures.judge(TARGET, series)
     assert verdict.ratio == Spread(ours / 2, ours / 2, ours / 2)
     assert (verdict.under, verdict.met) == ("n/b/epoch", met)
+
+
+def test_a_bound_puts_the_floor_in_the_place_of_dlf() -> None:
+    target = figures.Target("a", "n/ours/epoch", ("n/a/epoch",), 1.0, None, ("n/start", "n/floor"))
+    series = {"n/ours/epoch": {0: 3.0}, "n/a/epoch": {0: 4.0}, "n/start": {0: 0.5, 1: 0.7}, "n/floor": {0: 1.0}}
+    assert figures.judge(target, series).bound == pytest.approx((0.6 + 1.0) / 4.0)
+    del series["n/floor"]
+    assert figures.judge(target, series).bound is None
 
 
 @pytest.mark.parametrize("series", [{}, {"n/ours/epoch": {0: 1.0}}, {"n/a/epoch": {0: 1.0}}])
@@ -341,6 +349,28 @@ def test_a_run_is_reported(found: Mapping[str, Any]) -> None:
     assert "### small: 784-512-256-10, batch 128" in found["markdown"]
     assert "| dlf, strict float32 " in found["markdown"]
     assert str(Path.home()) not in json.dumps(found)  # a report is published: no folder of this machine
+
+
+def test_a_report_is_made_anew_from_its_numbers(
+    found: Mapping[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of one file it is the report that was printed; twice the same file are twice as many rounds with equal medians."""
+    path, both = tmp_path / "found.json", tmp_path / "both.json"
+    path.write_text(json.dumps(dict(found)), encoding="utf-8")
+    command_line.main(["show", str(path)])
+    assert capsys.readouterr().out == found["markdown"]
+    command_line.main(["--json", str(both), "show", str(path), str(path)])
+    again = json.loads(both.read_text())
+    assert len(again["runs"]) == 2 * len(found["runs"])
+    assert again["targets"] == found["targets"]
+    other = {**found, "machine": {**found["machine"], "cores": -1}}
+    with pytest.raises(SystemExit, match="different machines"):
+        show.together([found, other])
+
+
+def test_the_table_of_readme_is_that_of_the_measurement() -> None:
+    measured = json.loads(show.MEASURED.read_text(encoding="utf-8"))
+    assert report.for_readme(measured) in (processes.ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_growth_measures_its_cells(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""Reports of earlier measurements, made anew from their JSON: the whole one, or the table that README has.
+
+Several files are rounds of one measurement, made at different times: on a machine that cannot be idle for half an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report
+from benchmarks.figures import Run
+
+MEASURED = Path(__file__).parent / "measured.json"  # what README's table is made of
+_SAME = ("samples", "epochs", "threads", "device", "synthetic")
+
+
+def add_command(commands: Any) -> None:
+    """The command line; the options of the whole are given before the command's name."""
+    made = commands.add_parser("show", help="the report of what --json wrote, of several rounds together")
+    made.add_argument("files", type=Path, nargs="*", default=[MEASURED], help="default: benchmarks/measured.json")
+    made.add_argument("--readme", action="store_true", help="only the table of README.md")
+    made.set_defaults(main=main)
+
+
+def main(given: argparse.Namespace) -> None:
+    """Read, put together, print; with --json, write what was put together."""
+    found = together([json.loads(path.read_text(encoding="utf-8")) for path in given.files])
+    print(report.for_readme(found) if given.readme else report.from_document(found), end="")
+    if given.json:
+        given.json.write_text(json.dumps(found) + "\n", encoding="utf-8")
+
+
+def together(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One document of all rounds; they must have measured the same work on the same machine."""
+    first = documents[0]
+    runs: list[Run] = []
+    for document in documents:
+        same = [document["settings"][name] == first["settings"][name] for name in _SAME]
+        if document["machine"] != first["machine"] or not all(same):
+            sys.exit("error: these files are of different machines, or of different work")
+        before = 1 + max((run.round for run in runs), default=-1)
+        runs += [Run(**run)._replace(round=run["round"] + before) for run in document["runs"]]
+    networks = dict.fromkeys(name for document in documents for name in document["settings"]["networks"])
+    repeats = {name: len({run.round for run in runs if run.network == name}) for name in networks}
+    settings = {**first["settings"], "repeats": max(repeats.values()), "networks": list(networks)}
+    return report.document(runs, first["machine"], settings)
