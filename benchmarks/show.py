@@ -1,4 +1,4 @@
-"""Reports of earlier measurements, made anew from their JSON: the whole one, or the table that README has.
+"""Reports of earlier measurements, made anew from their JSON: the whole one, or a short table for README.
 
 Several files are rounds of one measurement, made at different times: on a machine that cannot be idle for half an hour.
 """
@@ -15,15 +15,14 @@ from typing import Any
 from benchmarks import report
 from benchmarks.figures import Run
 
-MEASURED = Path(__file__).parent / "measured.json"  # what README's table is made of
 _SAME = ("samples", "epochs", "threads", "device", "synthetic")
 
 
 def add_command(commands: Any) -> None:
     """The command line; the options of the whole are given before the command's name."""
     made = commands.add_parser("show", help="the report of what --json wrote, of several rounds together")
-    made.add_argument("files", type=Path, nargs="*", default=[MEASURED], help="default: benchmarks/measured.json")
-    made.add_argument("--readme", action="store_true", help="only the table of README.md")
+    made.add_argument("files", type=Path, nargs="+", help="what --json wrote, a round or more each")
+    made.add_argument("--readme", action="store_true", help="only a short table, in multiples of dlf's time")
     made.set_defaults(main=main)
 
 

@@ -49,8 +49,8 @@ class Data:
     """One data set, split: what training and evaluation read.
 
     `inputs` and `targets` are the normalizations of x and, for regression, of y; `constant` names features that never
-    vary. `sha256` is the hash of every sample before the split, `split_sha256` that of the split's indices. `columns` are
-    those of a table's file.
+    vary. `sha256` is the hash of every sample before the split, `split_sha256` that of the split's indices. `columns`
+    are those of a table's file.
     """
 
     name: str

@@ -354,7 +354,7 @@ def test_a_run_is_reported(found: Mapping[str, Any]) -> None:
 def test_a_report_is_made_anew_from_its_numbers(
     found: Mapping[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of one file it is the report that was printed; twice the same file are twice as many rounds with equal medians."""
+    """Of one file it is the report that was printed; the same file twice is twice as many rounds with equal medians."""
     path, both = tmp_path / "found.json", tmp_path / "both.json"
     path.write_text(json.dumps(dict(found)), encoding="utf-8")
     command_line.main(["show", str(path)])
@@ -368,9 +368,12 @@ def test_a_report_is_made_anew_from_its_numbers(
         show.together([found, other])
 
 
-def test_the_table_of_readme_is_that_of_the_measurement() -> None:
-    measured = json.loads(show.MEASURED.read_text(encoding="utf-8"))
-    assert report.for_readme(measured) in (processes.ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_table_for_readme_is_in_multiples_of_dlf() -> None:
+    results = {"dlf": [9.0, 2.0], "jax": [9.0, 3.0], "lightning": [9.0, 2.5]}
+    runs = [Run("small", name, 0, {"epochs": epochs, "samples": 10}) for name, epochs in results.items()]
+    lines = report.for_readme({"runs": [run._asdict() for run in runs]}).splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")][:2] for line in lines]
+    assert cells == [["dlf", "1.00"], ["Lightning", "1.25"], ["JAX, one `lax.scan` an epoch", "1.50"]]
 
 
 def test_growth_measures_its_cells(tmp_path: Path) -> None:

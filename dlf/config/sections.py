@@ -136,7 +136,7 @@ class ExperimentConfig(Section):
     checkpoint: CheckpointSection = CheckpointSection()
     """When the state is saved, and how many saves are kept."""
     logging: list[Annotated[Component, one_of(lambda: LOGGERS)]] = []
-    """Where the records of every epoch are also written, besides metrics.jsonl; it changes nothing of what is trained."""
+    """Where the records of every epoch are also written, besides metrics.jsonl; it changes nothing that is trained."""
 
     @property
     def data_section(self) -> DataSection:
