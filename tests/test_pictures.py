@@ -215,12 +215,36 @@ def test_light_from_one_side_is_no_ink() -> None:
     assert sides(seen > 50) == (20, 7)  # 60 x 20 scaled to 20 x 6.7
 
 
+def test_noise_of_the_paper_is_no_ink() -> None:
+    paper = np.random.default_rng(0).normal(200, 5, (200, 200))
+    paper[50:150, 80:120] -= 120
+    seen = framed(np.clip(paper, 0, 255).astype(np.uint8), MNIST).pixels[0]
+    assert seen[:3].mean() + seen[-3:].mean() < 1  # beyond three standard deviations lie 0.13 % on one side
+    assert sides(seen > 50) == (20, 8)
+
+
+def test_ink_that_covers_an_edge_is_no_light_from_one_side() -> None:
+    seen = framed(bar(80, 40, (100, 200), (10, 0)), MNIST).pixels
+    assert set(np.unique(seen)) == {0, 255}
+
+
+def test_images_as_those_of_training_stay_what_they_are() -> None:
+    for image in training(50, by_mass=True)[:, 0]:
+        assert np.abs(framed(np.pad(image, 9), MNIST).pixels[0] - 255.0 * image / image.max()).max() <= 1
+
+
 def test_dust_is_left_out_and_a_part_of_the_digit_is_not() -> None:
     five = bar(100, 60, (300, 300), (100, 100))
     five[:, 140:144] = 0  # a stroke that is apart
     dusty = five.copy()
     dusty[5, 290] = dusty[290, 5] = 255
     assert np.array_equal(framed(dusty, MNIST).pixels, framed(five, MNIST).pixels)
+    soft, spot = ndimage.gaussian_filter(five, 2), (290, 5)
+    dusty_soft = soft.copy()
+    dusty_soft[spot] = 255
+    assert (
+        np.abs(framed(dusty_soft, MNIST).pixels - framed(soft, MNIST).pixels.astype(float)).max() <= 8
+    )  # its far edge
     assert "2 specks left out" in framed(dusty, MNIST).done
     assert "specks" not in framed(five, MNIST).done
 
@@ -253,7 +277,7 @@ def training(n: int, by_mass: bool, seed: int = 0) -> Array:
     for image in x[:, 0]:
         width = int(rng.integers(8, 21))
         (top, bottom), (left, right) = rng.uniform(0.3, 1, (2, 2))
-        box = np.outer(np.linspace(top, bottom, 20), np.linspace(left, right, width)) * 255
+        box = np.floor(np.outer(np.linspace(top, bottom, 20), np.linspace(left, right, width)) * 255)
         row, column = ndimage.center_of_mass(box) if by_mass else (9.5, (width - 1) / 2)
         first, start = (round((14 if by_mass else 13.5) - middle) for middle in (row, column))
         image[first : first + 20, start : start + width] = box

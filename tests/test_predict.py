@@ -194,6 +194,7 @@ def test_the_training_table_itself_may_be_given(table: str, predict: Predict) ->
     ("text", "messages"),
     [
         ("size,colour,shape\n1,2,3\n", ["column 'town' is missing", "'colour' is unknown", "'shape' is unknown"]),
+        ("size,town,shape\n1,Ulm,3\n", ["column 'shape' is unknown"]),
         ("size,town\n1,Rome\n2,Ulm\n", ["m.csv:2  column 'town'  'Rome' is no word of training; expected one of"]),
         ("size,town\nx,Ulm\n,Ulm\n", ["m.csv:2  column 'size'  'x' is not a number", "m.csv:3  column 'size'  ''"]),
         ("size,town\nnan,Ulm\n1e39,Ulm\n", ["m.csv:2", "m.csv:3"]),
