@@ -48,15 +48,15 @@ def cell(monkeypatch: pytest.MonkeyPatch) -> Cell:
         monkeypatch.delenv(name, raising=False)
     shown = Cell()
     shell = SimpleNamespace(kernel=object())
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))  # type: ignore[arg-type]
-    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=shown.display))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=shown.display))
     return shown
 
 
 def test_a_kernel_is_known_by_its_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     for shell, expected in ((None, False), (SimpleNamespace(), False), (SimpleNamespace(kernel=1), True)):
         stand_in = SimpleNamespace(get_ipython=lambda shell=shell: shell)  # the last but one: IPython in a terminal
-        monkeypatch.setitem(sys.modules, "IPython", stand_in)  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, "IPython", stand_in)
         assert in_notebook() is expected
     monkeypatch.delitem(sys.modules, "IPython")
     assert not in_notebook()

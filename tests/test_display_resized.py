@@ -41,9 +41,9 @@ class Resized:
 
         resize(self._widths[0])
         command = [*PROGRAM, str(EPOCHS), "0.01"]
-        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+        nowhere = subprocess.DEVNULL
         # env: readline, where it is loaded, has put a COLUMNS that os.environ does not know into what is inherited
-        with subprocess.Popen(command, stderr=theirs, env=dict(os.environ), **quiet) as process:
+        with subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=theirs, env=dict(os.environ)) as process:
             seen, due = b"", sorted(self._widths.items())[1:]
             while process.poll() is None or _waiting(ours):
                 if not _waiting(ours):

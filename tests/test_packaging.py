@@ -134,8 +134,8 @@ def imported() -> set[str]:
 
 
 def test_what_is_imported_is_declared() -> None:
-    # these two belong to a dependency that cannot do without them
-    comes_with = {"pydantic-core": "pydantic", "pillow": "torchvision"}
+    # these belong to a dependency that cannot do without them
+    comes_with = {"pydantic-core": "pydantic", "pillow": "torchvision", "scipy": "scikit-learn"}
     # a logger's package is its extra, and is asked for before it is imported; a notebook brings IPython
     where_there = {"tensorboard", "mlflow", "mlflow-skinny", "ipython"}
     assert where_there & EXTRAS == {"tensorboard", "mlflow"}
