@@ -8,6 +8,7 @@ trained.predict(images)                           # probabilities, (samples, cla
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,6 @@ from dlf.commands.train import train as train_experiment
 from dlf.config import Loaded, loads
 from dlf.config import load as load_file
 from dlf.data import Data
-from dlf.display import in_notebook
-from dlf.display import training as training_display
 from dlf.engine import Experiment, TrainState
 from dlf.model import Network, Summary
 from dlf.run import Record, RunDirectory
@@ -104,7 +103,12 @@ def resume(
 
 
 def _usual_display() -> Display:
-    return training_display(quiet=False) if in_notebook() else Silent()
+    if "IPython" in sys.modules:  # what is drawn costs an import that only a notebook needs
+        from dlf.display import in_notebook, training
+
+        if in_notebook():
+            return training(quiet=False)
+    return Silent()
 
 
 def evaluate(

@@ -136,16 +136,16 @@ def test_numbers_are_short(value: float, text: str) -> None:
 
 def test_verdicts_are_in_words() -> None:
     found = [
-        Verdict(TARGET, Spread(0.5, 0.4, 0.6), "n/b/epoch"),
+        Verdict(TARGET, Spread(0.5, 0.4, 0.6), "n/b/epoch", 0.25),
         Verdict(TARGET, Spread(0.6, 0.4, 0.7), "n/b/epoch"),
         Verdict(TARGET, None, ""),
     ]
     lines = report.targets_table(found).splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells == [
-        ["ours / theirs (b)", "0.500 (0.400-0.600)", "at most 0.5, aim 0.4", "met"],
-        ["ours / theirs (b)", "0.600 (0.400-0.700)", "at most 0.5, aim 0.4", "not met"],
-        ["ours / theirs", "-", "at most 0.5, aim 0.4", "not measured"],
+        ["ours / theirs (b)", "0.500 (0.400-0.600)", "at most 0.5, aim 0.4", "met", "0.250"],
+        ["ours / theirs (b)", "0.600 (0.400-0.700)", "at most 0.5, aim 0.4", "not met", "-"],
+        ["ours / theirs", "-", "at most 0.5, aim 0.4", "not measured", "-"],
     ]
 
 

@@ -23,7 +23,8 @@ def test_the_table_is_up_to_date(request: pytest.FixtureRequest) -> None:
     """Compared with the tests of this very run, where it is of the whole suite; -k and the like choose later."""
     if request.config.args_source is pytest.Config.ArgsSource.TESTPATHS:
         text = README.read_text(encoding="utf-8")
-        assert completed(text, trials(request.config.stash[COLLECTED])) == text, "python -m tests.faults"
+        collected = request.config.stash[COLLECTED]
+        assert completed(text, trials(collected)) == text, "python -m tests.faults"
     else:
         command = [sys.executable, "-m", "tests.faults", "--check"]
         done = subprocess.run(command, cwd=README.parent.parent, capture_output=True, text=True, check=False)
