@@ -81,6 +81,7 @@ def test_every_command_is_in_the_table_and_every_one_there_exists() -> None:
         "dlf runs --sort best --since 7d",
         "dlf train {config} train.epochs=1 seed=1 --name second",
         "dlf compare digits second --plot curves.svg",
+        "dlf runs rm second --yes",
         "dlf schema",
         "dlf init spiral mine.yaml",
         "dlf --version",
