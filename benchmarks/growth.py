@@ -21,6 +21,7 @@ from benchmarks import report
 from benchmarks.compare import write
 from benchmarks.processes import run
 from benchmarks.rounds import Options, confine, environment, machine, why
+from benchmarks.steps import ends_of_steps
 from benchmarks.task import Network, peak_bytes
 
 
@@ -135,31 +136,15 @@ def markdown(found: list[tuple[Cell, dict[str, Any]]], seconds: float) -> str:
 # --- the process of one cell ----------------------------------------------------------------------------------------
 
 
-class _Enough(Exception):  # noqa: N818 -- no error: how a training is left in the middle of an epoch
-    pass
-
-
 def train(cell: Cell) -> dict[str, Any]:
     """Train for a while with dlf's engine; seconds and steps, without the first steps, which warm up."""
     from benchmarks.peers.floor import PRECISIONS, products
     from benchmarks.peers.floor import seconds as timed
-    from dlf.engine import fit
 
     began = time.perf_counter()
     experiment, state = assembled(cell)
     prepared = time.perf_counter() - began
-    marks: list[float] = []
-
-    def on_step(_: Any) -> None:
-        marks.append(time.perf_counter())
-        if marks[-1] - marks[0] > cell.seconds and len(marks) > 3:
-            raise _Enough
-
-    try:
-        for _ in fit(state, experiment, epochs=1, history=[], on_step=on_step):
-            pass
-    except _Enough:
-        pass
+    marks = ends_of_steps(experiment, state, cell.seconds)
     warm = min(2, len(marks) - 2)
     peak = peak_bytes(resource.getrusage(resource.RUSAGE_SELF))
     repeats = max(1, min(50, int(cell.seconds / 4 * len(marks) / (marks[-1] - marks[0]))))

@@ -23,6 +23,7 @@ from benchmarks import report
 from benchmarks.compare import write
 from benchmarks.processes import run
 from benchmarks.rounds import Options, confine, environment, machine, why
+from benchmarks.steps import ends_of_steps
 from benchmarks.task import NETWORKS, Network, peak_bytes
 
 BLOCK = 2**17  # samples that are made up at a time
@@ -140,10 +141,6 @@ def markdown(measured: list[tuple[Row, dict[str, Any]]]) -> str:
 # --- the process of one row -----------------------------------------------------------------------------------------
 
 
-class _Enough(Exception):  # noqa: N818 -- no error: how a training is left in the middle of an epoch
-    pass
-
-
 def train(row: Row) -> dict[str, Any]:
     """Load, train for a while, evaluate the validation part; the rate without the first steps, which warm up."""
     import torch
@@ -151,7 +148,7 @@ def train(row: Row) -> dict[str, Any]:
     from dlf import yaml12
     from dlf.config import loads
     from dlf.data import load
-    from dlf.engine import evaluate, fit
+    from dlf.engine import evaluate
     from dlf.experiment import assemble
 
     imported, began = peak(), time.perf_counter()
@@ -172,18 +169,7 @@ def train(row: Row) -> dict[str, Any]:
     if row.cold:
         with x.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    marks: list[float] = []
-
-    def on_step(_: Any) -> None:
-        marks.append(time.perf_counter())
-        if marks[-1] - marks[0] > row.seconds and len(marks) > 3:
-            raise _Enough
-
-    try:
-        for _ in fit(state, experiment, epochs=1, history=[], on_step=on_step):
-            pass
-    except _Enough:
-        pass
+    marks = ends_of_steps(experiment, state, row.seconds)
     evaluate(state.network, experiment, loaded.validation)
     warm = min(20, len(marks) - 2)
     return {
