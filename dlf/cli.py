@@ -176,7 +176,8 @@ def predict(
     _show_json(predicted.result) if as_json else display.show_predictions(predicted.result)
     if predicted.failures:
         done = len(files) - len(predicted.failures)
-        raise DataError("\n".join([f"{done} of {len(files)} files were read. Of the others:", *predicted.failures]))
+        what = f"{done} of {len(files)} files were read. Of the others:" if done else "nothing could be read:"
+        raise DataError("\n".join([what, *predicted.failures]))
 
 
 @app.command()

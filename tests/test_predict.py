@@ -148,7 +148,9 @@ def test_files_that_cannot_be_read_are_named_and_the_others_done(digits: str, pr
         assert part in ended.err
     assert "there is no file " in ended.err
     assert "\x1b" not in ended.err + predict(digits, *files).out
-    assert predict(digits, "notes.txt").code == 3
+    alone = predict(digits, "notes.txt")
+    assert alone.code == 3
+    assert alone.err.startswith("error: nothing could be read:\nnotes.txt: not an intact PNG, ")
 
 
 def test_colours_are_only_resized(tmp_path: Path, predict: Predict) -> None:
