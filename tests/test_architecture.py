@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 # from the ground up: a module may import its own level and every level before it
 LEVELS = (
     ("errors",),
-    ("registry", "durable", "figure_files", "memory", "statistics", "yaml12_scalars"),
+    ("registry", "durable", "figure_files", "findings", "memory", "statistics", "yaml12_scalars"),
     ("info", "run", "shipped", "yaml12"),
     (
         "activations",
@@ -47,7 +47,7 @@ LEVELS = (
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
-NO_TORCH = ("errors", "registry", "durable", "run", "shipped", "yaml12", "history", "display", "drawing", "html", "cli")
+NO_TORCH = ("errors", "registry", "durable", "findings", "run", "shipped", "yaml12", "history", "display", "drawing", "html", "cli")
 HEAVY = {"torch", "torchvision", "sklearn", "matplotlib", "scipy"}
 PICKLES = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
