@@ -1,4 +1,4 @@
-"""Findings: what a look at a network or a run found, in one form for `dlf check`, the doctor of a run and the report."""
+"""Findings: what a look at a network or a run found, in one form for `dlf check`, the doctor and the report."""
 
 from __future__ import annotations
 

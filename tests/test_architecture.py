@@ -47,7 +47,20 @@ LEVELS = (
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
-NO_TORCH = ("errors", "registry", "durable", "findings", "run", "shipped", "yaml12", "history", "display", "drawing", "html", "cli")
+NO_TORCH = (
+    "errors",
+    "registry",
+    "durable",
+    "findings",
+    "run",
+    "shipped",
+    "yaml12",
+    "history",
+    "display",
+    "drawing",
+    "html",
+    "cli",
+)
 HEAVY = {"torch", "torchvision", "sklearn", "matplotlib", "scipy"}
 PICKLES = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
