@@ -38,7 +38,7 @@ LEVELS = (
     ("config",),
     ("streamed", "pictures"),
     ("data", "model", "history"),
-    ("backpropagation",),
+    ("backpropagation", "chain_rule", "collapse", "derivatives"),
     ("engine", "environment", "checkpoint"),
     ("experiment", "observe"),
     ("commands", "curves", "display", "drawing", "html", "sheet"),
