@@ -25,10 +25,10 @@ from dlf.commands.predict import predict as predict_files
 from dlf.commands.report import report as report_run
 from dlf.commands.reproduce import Reproduction
 from dlf.commands.reproduce import reproduce as reproduce_run
+from dlf.commands.resume import resume as resume_run
 from dlf.commands.runs import Listed, list_runs
 from dlf.commands.summarize import summarize_experiment
 from dlf.commands.train import Display, TrainResult
-from dlf.commands.train import resume as resume_run
 from dlf.commands.train import train as train_experiment
 from dlf.config import Loaded, loads
 from dlf.config import load as load_file

@@ -18,8 +18,9 @@ from dataset_files import Array
 
 from dlf import data as data_module
 from dlf.api import Silent, evaluate
+from dlf.commands.resume import resume
 from dlf.commands.stopping import StoppedError
-from dlf.commands.train import TrainResult, resume
+from dlf.commands.train import TrainResult
 from dlf.data import Part, batches, order, prepare
 from dlf.datasets import DATASETS, DataSection, Dataset, Source, files
 from dlf.datasets.files import FileArray, OpenFile, chunks

@@ -14,7 +14,7 @@ from PIL import Image
 
 import dlf
 from dlf.activations import ACTIVATIONS
-from dlf.cli import app
+from dlf.cli.app import app
 from dlf.config import loads
 from dlf.layers import LAYERS
 

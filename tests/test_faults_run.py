@@ -22,7 +22,7 @@ from test_resume import outcome
 
 from dlf import checkpoint, environment, yaml12
 from dlf.api import Silent
-from dlf.commands.train import resume
+from dlf.commands.resume import resume
 from dlf.commands.train import train as train_experiment
 from dlf.config import loads
 from dlf.errors import DlfError, MachineError, RunError
@@ -67,7 +67,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "describe", lambda device: here)
     once = functools.cache(loads)
     monkeypatch.setattr(
-        "dlf.commands.train.load", lambda path, given=(): once(path.read_text(), path.name, tuple(given))
+        "dlf.commands.resume.load", lambda path, given=(): once(path.read_text(), path.name, tuple(given))
     )
 
 

@@ -16,8 +16,8 @@ from test_resume import SMALL, StopAt
 from dlf.api import Silent
 from dlf.commands.evaluate import evaluate_run
 from dlf.commands.reproduce import reproduce
+from dlf.commands.resume import resume
 from dlf.commands.stopping import StoppedError
-from dlf.commands.train import resume
 from dlf.errors import RunError
 from dlf.run import RunDirectory
 

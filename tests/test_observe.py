@@ -13,7 +13,8 @@ import torch
 from conftest import Assembled, Train
 
 from dlf import api
-from dlf.commands.train import TrainResult, resume
+from dlf.commands.resume import resume
+from dlf.commands.train import TrainResult
 from dlf.engine import Experiment, TrainState, fit, seed_dropout
 from dlf.losses import LOSSES
 from dlf.observe import GRID, Observer, is_kept

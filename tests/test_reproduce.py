@@ -28,8 +28,9 @@ from dlf.commands import differences
 from dlf.commands.differences import first_entry, first_loss
 from dlf.commands.evaluate import evaluate_run
 from dlf.commands.reproduce import AbandonedError, Reproduction, reproduce
+from dlf.commands.resume import resume
 from dlf.commands.stopping import StoppedError
-from dlf.commands.train import resume, threads
+from dlf.commands.train import threads
 from dlf.engine import TrainState
 from dlf.errors import DivergedError, RunError
 from dlf.run import RunDirectory, to_json

@@ -18,8 +18,9 @@ from disk import Killed
 
 from dlf import checkpoint
 from dlf.api import Silent
+from dlf.commands.resume import resume
 from dlf.commands.stopping import StoppedError
-from dlf.commands.train import TrainResult, resume
+from dlf.commands.train import TrainResult
 from dlf.engine import TrainState
 from dlf.errors import ConfigError, DataMissingError, DivergedError, RunError, UsageError
 from dlf.run import RunDirectory

@@ -19,8 +19,8 @@ from test_resume import Told, go_on, outcome
 from dlf import checkpoint
 from dlf.api import Silent
 from dlf.commands import saving
+from dlf.commands.resume import resume
 from dlf.commands.saving import Timetable
-from dlf.commands.train import resume
 from dlf.config import CheckpointSection
 from dlf.engine import TrainState
 from dlf.errors import MachineError, RunError, UsageError

@@ -6,30 +6,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from dlf import checkpoint, environment, loggers
 from dlf import data as data_module
-from dlf.checkpoint import Contents
 from dlf.commands import saving
 from dlf.commands.listeners import Display as Display  # noqa: PLC0414 -- belongs to the face of `train`
 from dlf.commands.listeners import Logged
 from dlf.commands.saving import Timetable
 from dlf.commands.stopping import Interruption, StoppedError, signals
-from dlf.config import ExperimentConfig, Loaded, check_monitors, load
+from dlf.config import ExperimentConfig, Loaded, check_monitors
 from dlf.data import Data
 from dlf.datasets import DataSection
 from dlf.engine import Experiment, TrainState, check_finite, fit
-from dlf.errors import DivergedError, DlfError, MachineError, RunError, UsageError, is_out_of_memory
+from dlf.errors import DivergedError, DlfError, MachineError, RunError, is_out_of_memory
 from dlf.experiment import assemble, check_memory, choose_device
 from dlf.history import best_index, is_best, outcome, should_stop
 from dlf.model import draw
 from dlf.observe import Observer
 from dlf.registry import InvalidError
-from dlf.run import Info, Record, RunDirectory, Status, Written, now
-from dlf.schedules import factor
+from dlf.run import Info, Record, RunDirectory, Status, now
 
 
 @dataclass(frozen=True)
@@ -99,94 +96,10 @@ def _train_new(loaded: Loaded, runs: Path, display: Logged) -> TrainResult:
             precision_reason=experiment.precision_reason,
             **environment.describe(device),
         )
-        return _train(run, resolved, experiment, state, [], display)
+        return until_the_end(run, resolved, experiment, state, [], display)
 
 
-def resume(
-    run: RunDirectory,
-    overrides: Sequence[str] = (),
-    *,
-    start: str | None = None,
-    device: str | None = None,
-    display: Display,
-) -> TrainResult:
-    """Go on exactly where the run stopped; a finished run is left as it is unless `train.epochs` was raised.
-
-    `start` names a checkpoint (best, last, step-N) to go back to; what was trained after it is trained anew.
-    """
-    if wrong := [text for text in overrides if not text.startswith("train.epochs=")]:
-        raise UsageError(f"a resumed run keeps its settings; only train.epochs=N can be given, got {', '.join(wrong)}")
-    loaded = load(run.config, overrides)
-    config, info, history = loaded.config, run.read_info(), run.read_metrics()
-    if start is not None:
-        run.checkpoint(start)  # a name that is none is refused before anything is read
-    elif config.train.epochs < len(history):
-        raise UsageError(_in_the_past(run, len(history), config))
-    elif info["status"] == "completed" and _is_over(history, config):
-        display.message(f"{run.id} is finished: nothing to do. train.epochs=N with a larger N trains further.")
-        return _result(run, config, info, history)
-    with threads(config.train.threads), run.locked():
-        told = Logged(display)
-        told.attach(run)
-        return _resume(run, loaded, start, choose_device(device or config.train.device), told)
-
-
-def _resume(run: RunDirectory, loaded: Loaded, start: str | None, device: torch.device, display: Logged) -> TrainResult:
-    info = run.read_info()
-    sha256, split = info["data_sha256"], info["split_sha256"]
-    data = data_module.reload(loaded.config.data_section, device, display.message, sha256=sha256, split=split)
-    with loaded.places():
-        experiment, state, config = assemble(loaded.config, data, device, display.message)
-    contents = saving.chosen(run, start) if start is not None else _newest(run, config, display)
-    if contents is not None:
-        _go_back_to(run, contents, state, config, display)
-    kept = load(run.config).config
-    if config.train.epochs != kept.train.epochs:
-        _warn_of_another_course(kept, config, experiment, state, run.read_metrics(), display)
-        run.write_config(loaded.config.to_yaml())
-    here = environment.describe(device)
-    _warn_of_another_machine(info, here, display)
-    resumed = {"at": now(), "epoch": state.epoch, "step": state.step, "epochs": config.train.epochs, **here}
-    run.write_info(status="running", resumed=[*info.get("resumed", []), resumed])
-    return _train(run, config, experiment, state, run.read_metrics(), display)
-
-
-def _newest(run: RunDirectory, config: ExperimentConfig, display: Logged) -> Contents | None:
-    """The checkpoint to go on from; None where the run was stopped before its first and starts over."""
-    records = len(run.read_metrics())
-    if not checkpoint.exists(run.last) and records > config.checkpoint.every_epochs:
-        raise RunError(f"{run.last} is gone, and {run.id} had been trained. {saving.offers(run, run.last)}")
-    contents = saving.newest(run)
-    if contents is None:
-        display.message(f"{run.id} was stopped before its first checkpoint: it starts over")
-        run.keep_metrics(Written())
-        run.keep_observations(0)
-    return contents
-
-
-def _go_back_to(
-    run: RunDirectory, contents: Contents, state: TrainState, config: ExperimentConfig, display: Logged
-) -> None:
-    """Make `state`, checkpoints/last and metrics.jsonl those of the checkpoint, after all three were found to fit."""
-    checkpoint.fill(contents, state)
-    run.check_metrics(contents.written)
-    if config.train.epochs < state.epoch:
-        raise UsageError(_in_the_past(run, state.epoch, config))
-    saving.mend(run)
-    if contents.folder.name != run.last.name:
-        display.message(f"going on from {saving.described(contents)}")
-        saving.commit(run, contents.files, state.step, config.checkpoint.keep)
-    else:
-        saving.prune(run, state.step, config.checkpoint.keep)
-    run.keep_metrics(contents.written)
-    run.keep_observations(state.epoch)
-
-
-def _in_the_past(run: RunDirectory, epochs: int, config: ExperimentConfig) -> str:
-    return f"{run.id} has {epochs} epochs already; train.epochs={config.train.epochs} is in its past"
-
-
-def _train(
+def until_the_end(
     run: RunDirectory,
     config: ExperimentConfig,
     experiment: Experiment,
@@ -225,7 +138,7 @@ def _train(
             run.write_info(status=status, finished=now(), **stands, **outcome(history, config.monitor))
     if received:
         raise StoppedError(received[0], run)
-    return _result(run, config, run.read_info(), history)
+    return result_of(run, config, run.read_info(), history)
 
 
 @contextmanager
@@ -250,7 +163,7 @@ def _resuming(run: RunDirectory) -> str:
     return f"dlf train --resume {run.path}"
 
 
-def _result(run: RunDirectory, config: ExperimentConfig, info: Info, history: Sequence[Record]) -> TrainResult:
+def result_of(run: RunDirectory, config: ExperimentConfig, info: Info, history: Sequence[Record]) -> TrainResult:
     best = best_index(history, config.monitor)
     return TrainResult(
         run=run.id,
@@ -296,14 +209,14 @@ def loop(
         if timetable.after_step(state.step):
             save_within_epoch()
 
-    if _is_over(history, config):
+    if is_over(history, config):
         return
     try:
         for record in fit(state, experiment, epochs=config.train.epochs, history=history, on_step=on_step):
             history.append(run.append_metrics(record))
             if observer is not None:
                 observer.note(run)
-            best, over = is_best(history, config.monitor), _is_over(history, config)
+            best, over = is_best(history, config.monitor), is_over(history, config)
             due = over or timetable.after_epoch(state.epoch, state.step)
             packed = checkpoint.pack(state, run.written) if best or due else {}
             if best:
@@ -319,7 +232,7 @@ def loop(
         save_within_epoch()
 
 
-def _is_over(history: Sequence[Record], config: ExperimentConfig) -> bool:
+def is_over(history: Sequence[Record], config: ExperimentConfig) -> bool:
     """Whether all epochs are done, or early stopping has had enough."""
     stopping = config.train.early_stopping
     if len(history) >= config.train.epochs:
@@ -356,31 +269,3 @@ def _warn(requested: DataSection, used: DataSection, reasons: Sequence[str], dat
         display.message(
             f"warning: {len(data.constant)} input columns never vary in the training part and tell nothing: {names}"
         )
-
-
-def _warn_of_another_course(
-    before: ExperimentConfig,
-    after: ExperimentConfig,
-    experiment: Experiment,
-    state: TrainState,
-    history: Sequence[Record],
-    display: Logged,
-) -> None:
-    """Say so when the epochs that are done would have had other learning rates in a run that was this long at once."""
-    per_epoch = experiment.steps_per_epoch
-    for step in range(0, state.step, per_epoch):
-        rates = {factor(c.schedule, step, per_epoch, c.train.epochs, history) for c in (before, after)}
-        if len(rates) > 1:
-            display.message(
-                f"warning: {after.schedule.type} depends on train.epochs: the epochs so far followed the schedule of "
-                f"{before.train.epochs} epochs, so this run differs from one of {after.train.epochs} at once"
-            )
-            return
-
-
-def _warn_of_another_machine(info: Info, here: dict[str, Any], display: Logged) -> None:
-    """Say what may make the rest of a run differ in its last bits from one that was never stopped."""
-    watched = ("dlf", "python", "packages", "device", "device_name", "cpu_capability", "threads")
-    changed = [f"{name} {info[name]} -> {here[name]}" for name in watched if info[name] != here[name]]
-    if changed:
-        display.message("warning: the last bits may differ from a run that was never stopped: " + "; ".join(changed))
