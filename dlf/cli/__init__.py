@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from dlf.cli import experiments, listing, results, training  # noqa: F401 -- each adds its commands to the app
+from dlf.cli import experiments, listing, results, training, understanding  # noqa: F401 -- each adds its commands to the app
 from dlf.cli.app import app
 from dlf.errors import DlfError, MachineError, UsageError, is_out_of_memory
 

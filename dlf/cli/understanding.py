@@ -1,0 +1,3 @@
+"""What goes on inside: `dlf check`, `dlf explain`, `dlf why`."""
+
+from __future__ import annotations
