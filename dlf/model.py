@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from dlf.config import ExperimentConfig
 from dlf.data import Data, Normalization, mix
 from dlf.datasets import DataSpec
+from dlf.fitting import default_loss, refuses, task_of
 from dlf.layers import LAYERS, Residual, Row, Shape, fill_defaults, initialise, multiply_adds, stack
-from dlf.losses import LOSSES, Task, default_loss, outputs, refuses, task_of
+from dlf.losses import LOSSES, Task, outputs
 from dlf.optimizers import state_bytes_per_parameter
 from dlf.registry import Component, Flaw, InvalidError
 

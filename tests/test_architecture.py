@@ -24,6 +24,7 @@ LEVELS = (
         "modules",
         "layers",
         "losses",
+        "fitting",
         "regularizers",
         "optimizers",
         "updates",

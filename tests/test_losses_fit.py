@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from dlf.activations import ACTIVATIONS
-from dlf.losses import LOSSES, Task, default_loss, outputs, refuses, task_of
+from dlf.fitting import default_loss, refuses, task_of
+from dlf.losses import LOSSES, Task, outputs
 from dlf.registry import InvalidError
 
 
