@@ -34,7 +34,7 @@ def curves(runs: Mapping[str, Records], headline: str) -> Figure:
     panels = page.subplots(1, 2)
     for axes, name in zip(panels, ("loss", headline), strict=True):
         _panel(axes, runs, name)
-    handles = [Line2D([], [], label=label, **_style(place)) for place, label in enumerate(runs)]
+    handles = [Line2D([], [], label=label, **look(place)) for place, label in enumerate(runs)]
     handles += [
         Line2D([], [], color=MUTED, label="validation"),
         Line2D([], [], color=MUTED, linestyle=":", label="training"),
@@ -43,7 +43,8 @@ def curves(runs: Mapping[str, Records], headline: str) -> Figure:
     return page
 
 
-def _style(place: int) -> dict[str, Any]:
+def look(place: int) -> dict[str, Any]:
+    """Colour and mark of the line number `place`."""
     mark = _MARKS[(place + place // len(_COLOURS)) % len(_MARKS)]
     return {"color": _COLOURS[place % len(_COLOURS)], "marker": mark, "markersize": 4}
 
@@ -54,7 +55,7 @@ def _panel(axes: Axes, runs: Mapping[str, Records], name: str) -> None:
     dotted = {"linestyle": ":", "marker": "", "alpha": 0.8}
     shown: list[float] = []
     for place, records in enumerate(runs.values()):
-        style: dict[str, Any] = {**_style(place), "linewidth": 1.3}
+        style: dict[str, Any] = {**look(place), "linewidth": 1.3}
         for part, more in (("train", dotted), ("val", {})):
             points = [(record["epoch"], record.get(f"{part}_{name}")) for record in records]
             known = [(epoch, value) for epoch, value in points if value is not None]
@@ -68,9 +69,14 @@ def _panel(axes: Axes, runs: Mapping[str, Records], name: str) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_minor_locator(NullLocator())
-    axes.set_title(name, fontsize=10, color=INK, loc="left")
     axes.set_xlabel("epoch", fontsize=9, color=MUTED)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    frame(axes, name)
+
+
+def frame(axes: Axes, title: str) -> None:
+    """The title of a panel, and what is around it: two pale sides and a grid."""
+    axes.set_title(title, fontsize=10, color=INK, loc="left")
     axes.tick_params(labelsize=8, colors=MUTED, which="both")
     axes.grid(color=PALE, linewidth=0.4, alpha=0.6)
     axes.spines[["top", "right"]].set_visible(False)

@@ -42,7 +42,7 @@ LEVELS = (
     ("backpropagation", "chain_rule", "collapse", "derivatives"),
     ("engine", "environment", "checkpoint"),
     ("experiment", "observe"),
-    ("commands", "curves", "display", "drawing", "html", "sheet"),
+    ("commands", "curves", "display", "drawing", "html", "sheet", "why"),
     ("api", "cli"),
     ("__init__", "__main__"),
 )

@@ -1,3 +1,49 @@
 """What goes on inside: `dlf check`, `dlf explain`, `dlf why`."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dlf.cli.app import app
+from dlf.cli.options import AsJson, Quiet, RunsDir, show_json
+
+
+@app.command()
+def why(
+    topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="What to ask; without it, the topics.")] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONFIG|RUN] [KEY.PATH=VALUE]...", help="Of which experiment; default: a small one that suits."
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", help="How often each setting is trained.")] = 5,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it: .png, .svg or .pdf.")] = None,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Answer a question about deep learning by a paired experiment."""
+    from dataclasses import asdict
+
+    from dlf import display
+    from dlf.commands.why import why as command
+    from dlf.figure_files import check_suffix
+    from dlf.why.topics import topics
+
+    if topic is None:
+        known = topics()
+        names = {each.name: each.question for each in known}
+        show_json(names) if as_json else display.show_topics(known)
+        return
+    if plot is not None:
+        check_suffix(plot)  # before anything is computed
+    result = command(topic, words or (), runs=runs_dir, seeds=seeds, listener=display.trials(quiet=quiet))
+    if plot is not None:
+        from dlf.why.picture import draw_why
+
+        draw_why(result, plot)
+    show_json(asdict(result)) if as_json else display.show_why(result)

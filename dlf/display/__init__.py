@@ -11,8 +11,10 @@
     predicted.py  what a network says of samples of your own
     results.py    what is shown afterwards
     recorded.py   the epochs of a run
+    reasons.py    what `dlf why` found
     repeated.py   whether a run that was trained again is the same
     tables.py     what tables share
+    trials.py     what is told while `dlf why` trains
 
 No failure to draw reaches the training. What a stream refuses (closed, full, a broken pipe, characters that its
 encoding lacks) ends in `streams.Stream`; whatever else goes wrong ends in `progress._Unbreakable`.
@@ -24,10 +26,12 @@ from dlf.display.listed import removal_text, show_removed, show_runs
 from dlf.display.notebook import in_notebook
 from dlf.display.predicted import show_predictions
 from dlf.display.progress import training
+from dlf.display.reasons import show_topics, show_why
 from dlf.display.recorded import show_records
 from dlf.display.repeated import show_reproduction
 from dlf.display.results import show_summary, show_training
 from dlf.display.streams import show_text
+from dlf.display.trials import trials
 
 __all__ = [
     "in_notebook",
@@ -41,6 +45,9 @@ __all__ = [
     "show_runs",
     "show_summary",
     "show_text",
+    "show_topics",
     "show_training",
+    "show_why",
     "training",
+    "trials",
 ]

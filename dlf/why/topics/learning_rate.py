@@ -1,0 +1,147 @@
+"""The size of a step: too small, and little is learned in the time given; too large, and what was learned is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from dlf.engine import Experiment, TrainState
+from dlf.errors import UsageError
+from dlf.registry import Component
+from dlf.why.design import Claim, Design, Measured, Subject, Variant
+from dlf.why.results import Figure, Study, Sweep, digits
+from dlf.why.topics import Shipped, topic
+
+_DECADES = (-3, -2, -1, 0, 1, 2, 3)  # of the configured rate
+_SAMPLES = 256
+_PRODUCTS = 30  # of power iteration: its error falls with the ratio of the two largest eigenvalues to this power
+_BY_SIGN = ("adam", "adamw", "nadam", "radam", "lion")  # every weight moves by about the rate, whatever the gradient
+
+
+@topic(
+    "How large should a step be?",
+    Shipped("spiral", ("optimizer={type: sgd, lr: 0.1, momentum: 0.9}", "schedule=constant", "train.epochs=40")),
+)
+def learning_rate(subject: Subject) -> Design:
+    """The configured learning rate, and from a thousandth to a thousand times of it, a decade each."""
+    optimizer = subject.config.optimizer
+    own = optimizer.parameters.get("lr")
+    if own is None:
+        raise UsageError(f"{optimizer.type} has no learning rate to vary: set optimizer.type to sgd or adam")
+    rates = {_label(own, decade): float(f"{own * 10.0**decade:.6g}") for decade in _DECADES}
+    least, most, configured = _label(own, _DECADES[0]), _label(own, _DECADES[-1]), _label(own, 0)
+    return Design(
+        variants=[Variant(label, {"optimizer.lr": rate}) for label, rate in rates.items()],
+        claims=[Claim(least, "worse", configured), Claim(most, "worse", configured)],
+        figures=[subject.headline, Figure("train_loss", "training loss")],
+        charts=[Sweep(subject.headline.name, subject.headline.title, "learning rate", rates), subject.course],
+        explain=lambda studies: _explain(studies[0], rates, optimizer),
+        before=_curvature_and_weights,
+    )
+
+
+def _label(own: float, decade: int) -> str:
+    return f"lr {own * 10.0**decade:.6g}"
+
+
+def _curvature_and_weights(experiment: Experiment, state: TrainState) -> Measured:
+    """The largest eigenvalue of the Hessian at the first weights, by power iteration, and their root mean square.
+
+    The Hessian is that of the loss of the first 256 training samples, in evaluation mode.
+    """
+    part, network = experiment.data.train, state.network
+    weights = [p for p in network.parameters() if p.ndim > 1]
+    generator = torch.Generator().manual_seed(0)
+    direction = [torch.randn(w.shape, generator=generator).to(w.device) for w in weights]
+    network.eval()
+    with torch.enable_grad():
+        loss = experiment.loss(network(part.x[:_SAMPLES]), network.scaled(part.y[:_SAMPLES]))
+        slopes = torch.autograd.grad(loss, weights, create_graph=True)
+        curvature = torch.zeros(())
+        for _ in range(_PRODUCTS):
+            size = _norm(direction)
+            direction = [d / size for d in direction]
+            bent = torch.autograd.grad(slopes, weights, direction, retain_graph=True)  # the Hessian times the direction
+            curvature = torch.stack([(b * d).sum() for b, d in zip(bent, direction, strict=True)]).sum()
+            direction = list(bent)
+    network.train()
+    squares = sum(float(w.detach().square().sum()) for w in weights)
+    return {"curvature": curvature.item(), "weight": (squares / sum(w.numel() for w in weights)) ** 0.5}
+
+
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack([t.square().sum() for t in tensors]).sum().sqrt()
+
+
+def _explain(study: Study, rates: Mapping[str, float], optimizer: Component) -> tuple[str, str]:
+    low, high = study.differences
+    own, headline = low.second, study.figures[0]
+    known = {label: mean for label in rates if (mean := study.mean(label, headline.name)) is not None}
+    small = low.choose(
+        appears="so short a step is too short for the time given",
+        absent="so short a step does no harm that these seeds could show",
+        opposite="it is even better, so the configured one is too large",
+    )
+    large = high.choose(
+        appears="so long a step loses what it learns",
+        absent="so long a step does no harm that these seeds could show",
+        opposite="it is even better, so the configured one is too small",
+    )
+    happened = (
+        f"{study.config} was trained with seven learning rates. With {own}, as configured, the {headline.title} is "
+        f"{study.shown(own, headline.name)}. A thousandth of it, {low.first}, gives "
+        f"{study.shown(low.first, headline.name)} ({low.measured}): {small}. A thousand times of it, {high.first}, "
+        f"gives {study.shown(high.first, headline.name)} ({high.measured}): {large}."
+    )
+    if known:
+        best = (min if headline.name == "val_mae" else max)(known, key=lambda label: known[label])
+        happened += f" The best mean of the seven is that of {best}, {headline.shown(known[best])}."
+    because = (
+        "A step moves the weights against the gradient, which is the slope of the loss at one point. While steps are "
+        f"short the loss falls at every step, but the way is long: {_way(study, low.first)}, {_way(study, own)}. "
+        f"A step that is too long leaves the region that the slope speaks of. {_limit(study, rates, optimizer)}"
+    )
+    return happened, because
+
+
+def _way(study: Study, label: str) -> str:
+    """From where to where the training loss went."""
+    losses = [spread.mean for spread in study.arm(label).course("train_loss") if spread is not None]
+    if not losses:
+        return f"with {label} no epoch was finished"
+    return f"with {label} the training loss went from {digits(losses[0])} in the first epoch to {digits(losses[-1])}"
+
+
+def _limit(study: Study, rates: Mapping[str, float], optimizer: Component) -> str:
+    """At which rate a step overshoots, as far as the first weights tell, and what the rates beyond it came to."""
+    given, first = optimizer.parameters, next(iter(rates))
+    curvature, weight = study.mean(first, "curvature"), study.mean(first, "weight")
+    if optimizer.type == "sgd" and not given["nesterov"] and curvature is not None and curvature > 0:
+        limit = 2 * (1 + given["momentum"]) / curvature
+        beyond = [label for label, rate in rates.items() if rate > limit]
+        formula = f"2 (1 + momentum) / curvature = 2 x {1 + given['momentum']:.3g} / {digits(curvature)}"
+        outcome = f" Beyond it lie {_outcomes(study, beyond)}." if beyond else " All seven rates are below it."
+        return (
+            "Along the direction in which the loss bends most, a step ends higher than it began where its rate exceeds "
+            f"{formula} = {digits(limit)}, measured at the first weights.{outcome}"
+        )
+    if optimizer.type in _BY_SIGN and weight is not None:
+        most = list(rates)[-1]
+        return (
+            f"{optimizer.type} moves every weight by about the learning rate at a step, whatever the size of the "
+            f"gradient. The first weights have a root mean square of {digits(weight)}: {most} moves them by "
+            f"{digits(rates[most] / weight)} times their size at once."
+        )
+    return f"The rates came to: {_outcomes(study, list(rates))}."
+
+
+def _outcomes(study: Study, labels: Sequence[str]) -> str:
+    """Each setting with its figure, or how often it diverged."""
+    headline, said = study.figures[0], []
+    for label in labels:
+        arm = study.arm(label)
+        diverged = f"diverged in {arm.diverged} of {len(arm.trainings)}" if arm.diverged else ""
+        said.append(f"{label} ({diverged or study.shown(label, headline.name)})")
+    return ", ".join(said)
