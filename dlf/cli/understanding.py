@@ -32,7 +32,7 @@ def why(
     from dlf import display
     from dlf.commands.why import why as command
     from dlf.figure_files import check_suffix
-    from dlf.why.topics import topics
+    from dlf.questions.topics import topics
 
     if topic is None:
         known = topics()
@@ -43,7 +43,7 @@ def why(
         check_suffix(plot)  # before anything is computed
     result = command(topic, words or (), runs=runs_dir, seeds=seeds, listener=display.trials(quiet=quiet))
     if plot is not None:
-        from dlf.why.picture import draw_why
+        from dlf.questions.picture import draw_why
 
         draw_why(result, plot)
     show_json(asdict(result)) if as_json else display.show_why(result)

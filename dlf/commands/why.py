@@ -10,9 +10,9 @@ from dlf.commands.summarize import find_experiment
 from dlf.commands.train import threads
 from dlf.config import Loaded, load
 from dlf.errors import UsageError
-from dlf.why.results import Why
-from dlf.why.topics import Topic, find
-from dlf.why.trials import Listener, prepare, study
+from dlf.questions.results import Why
+from dlf.questions.topics import Topic, find
+from dlf.questions.trials import Listener, prepare, study
 
 SEEDS = 5  # Student's factor is 2.8 for five, 4.3 for three: fewer seeds hide what more of them show
 MOST_SEEDS = 1000

@@ -15,8 +15,8 @@ from dlf.display.words import safe
 
 if TYPE_CHECKING:
     from dlf.statistics import Spread
-    from dlf.why.results import Arm, Figure, Study, Why
-    from dlf.why.topics import Topic
+    from dlf.questions.results import Arm, Figure, Study, Why
+    from dlf.questions.topics import Topic
 
 _LINE = 80  # columns of a paragraph: longer lines are hard to read
 _CHART = 24  # columns
@@ -84,15 +84,20 @@ def _interval(arm: Arm, figure: Figure) -> str:
     spread = arm.spreads.get(figure.name)
     if spread is None or spread.low is None or spread.high is None:
         return ""
-    return f"{figure.shown(spread.low)} to {figure.shown(spread.high)}"
+    low, high = _within((spread.low, spread.high), figure)
+    return f"{figure.shown(low)} to {figure.shown(high)}"
 
 
 def _ends(arms: Sequence[Arm], figure: Figure) -> tuple[float, float]:
-    """The least and the greatest of what is drawn: means and the ends of their intervals; a share stays one."""
+    """The least and the greatest of what is drawn: means and the ends of their intervals."""
     known = [arm.spreads[figure.name] for arm in arms if figure.name in arm.spreads]
     values = [value for spread in known for value in (spread.mean, spread.low, spread.high) if value is not None]
-    low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    return (max(0.0, low), min(1.0, high)) if figure.share else (low, high)
+    return _within((min(values), max(values)), figure) if values else (0.0, 1.0)
+
+
+def _within(ends: tuple[float, float], figure: Figure) -> tuple[float, float]:
+    """A share's interval without what no share can be, which Student's knows nothing of."""
+    return (max(0.0, ends[0]), min(1.0, ends[1])) if figure.share else ends
 
 
 def _whisker(spread: Spread | None, ends: tuple[float, float], console: Console) -> str:

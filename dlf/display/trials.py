@@ -13,8 +13,8 @@ from dlf.display.streams import Stream, console_of
 from dlf.display.words import safe
 
 if TYPE_CHECKING:
-    from dlf.why.results import Figure, Training
-    from dlf.why.trials import Listener
+    from dlf.questions.results import Figure, Training
+    from dlf.questions.trials import Listener
 
 
 def trials(*, quiet: bool) -> Listener:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from dlf.errors import UsageError
 from dlf.registry import did_you_mean
-from dlf.why.design import Design, Subject
+from dlf.questions.design import Design, Subject
 
 Ask = Callable[[Subject], Design]
 

@@ -14,7 +14,7 @@ from dlf.engine import Experiment, TrainState
 from dlf.errors import UsageError
 from dlf.model import Blueprint, draw
 from dlf.registry import InvalidError, flaws
-from dlf.why.results import Course, Expected, Figure, Study, Sweep
+from dlf.questions.results import Course, Expected, Figure, Study, Sweep
 
 Measured = Mapping[str, Any]
 Probe = Callable[[Experiment, TrainState], Measured]

@@ -10,9 +10,9 @@ from torch import Tensor
 from dlf.engine import Experiment, TrainState
 from dlf.errors import UsageError
 from dlf.registry import Component
-from dlf.why.design import Claim, Design, Measured, Subject, Variant
-from dlf.why.results import Figure, Study, Sweep, digits
-from dlf.why.topics import Shipped, topic
+from dlf.questions.design import Claim, Design, Measured, Subject, Variant
+from dlf.questions.results import Figure, Study, Sweep, digits
+from dlf.questions.topics import Shipped, topic
 
 _DECADES = (-3, -2, -1, 0, 1, 2, 3)  # of the configured rate
 _SAMPLES = 256

@@ -14,8 +14,8 @@ from dlf.errors import DivergedError, UsageError
 from dlf.experiment import assemble, choose_device
 from dlf.history import best_index, is_best, should_stop
 from dlf.model import draw
-from dlf.why.design import Design, Measured, Subject, varied
-from dlf.why.results import Arm, Figure, Study, Training, difference, spreads
+from dlf.questions.design import Design, Measured, Subject, varied
+from dlf.questions.results import Arm, Figure, Study, Training, difference, spreads
 
 Record = Mapping[str, Any]
 

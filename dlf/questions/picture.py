@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dlf.curves import frame, look
 from dlf.drawing import INK, MUTED, WHITE
 from dlf.figure_files import save
-from dlf.why.results import Arm, Course, Figure, Study, Sweep, Why
+from dlf.questions.results import Arm, Course, Figure, Study, Sweep, Why
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
