@@ -117,7 +117,7 @@ def markdown(runs: Sequence[Run], machine: Mapping[str, Any], settings: Mapping[
     precision = next((run.result.get("precision") for run in runs if run.name == "dlf"), None)
     samples = f"{settings['samples']:,}{' synthetic' if settings['synthetic'] else ''} samples"
     lines = [
-        f"{place(machine)}. {settings['repeats']} rounds of {settings['epochs']} epochs, "
+        f"{place(machine)}. {settings['repeats']} rounds of {_epochs(runs)} epochs, "
         f"{samples} each; medians, in brackets the range over the rounds. The peers compute in float32; dlf's default "
         f"precision here: {precision or 'not measured'}.",
         targets_table(verdicts(series)),
@@ -133,6 +133,12 @@ def markdown(runs: Sequence[Run], machine: Mapping[str, Any], settings: Mapping[
     versions = {name: text for run in runs for name, text in run.result.get("versions", {}).items()}
     lines.append(f"Versions: {', '.join(f'{name} {text}' for name, text in sorted(versions.items()))}.")
     return "\n\n".join(line for line in lines if line) + "\n"
+
+
+def _epochs(runs: Sequence[Run]) -> str:
+    """How many a process trained."""
+    counts = sorted({len(run.result["epochs"]) for run in runs if run.result.get("epochs")} or {0})
+    return f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
 
 
 def from_document(found: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import report
 from benchmarks.figures import Run
 
-_SAME = ("samples", "epochs", "threads", "device", "synthetic")
+_SAME = ("samples", "threads", "device", "synthetic")  # the networks may have had other numbers of epochs
 
 
 def add_command(commands: Any) -> None:
@@ -46,5 +46,6 @@ def together(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         runs += [Run(**run)._replace(round=run["round"] + before) for run in document["runs"]]
     networks = dict.fromkeys(name for document in documents for name in document["settings"]["networks"])
     repeats = {name: len({run.round for run in runs if run.network == name}) for name in networks}
-    settings = {**first["settings"], "repeats": max(repeats.values()), "networks": list(networks)}
+    epochs = max(document["settings"]["epochs"] for document in documents)
+    settings = {**first["settings"], "epochs": epochs, "repeats": max(repeats.values()), "networks": list(networks)}
     return report.document(runs, first["machine"], settings)

@@ -376,6 +376,16 @@ def test_the_table_for_readme_is_in_multiples_of_dlf() -> None:
     assert cells == [["dlf", "1.00"], ["Lightning", "1.25"], ["JAX, one `lax.scan` an epoch", "1.50"]]
 
 
+def test_the_documents_hold_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """The tables of README.md and benchmarks/README.md are those of the committed JSON."""
+    folder = Path(command_line.__file__).parent
+    command_line.main(["show", str(folder / "measured.json")])
+    whole = capsys.readouterr().out.replace("\n### ", "\n#### ")  # one level below the document's own headings
+    assert whole in (folder / "README.md").read_text(encoding="utf-8")
+    command_line.main(["show", "--readme", str(folder / "measured.json")])
+    assert capsys.readouterr().out in (folder.parent / "README.md").read_text(encoding="utf-8")
+
+
 def test_growth_measures_its_cells(tmp_path: Path) -> None:
     cell = growth.Cell("width", width=16, samples=300, batch=32, seconds=0.05)
     result = growth.train(cell)
