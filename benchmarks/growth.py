@@ -21,7 +21,7 @@ from benchmarks import report
 from benchmarks.compare import write
 from benchmarks.processes import run
 from benchmarks.rounds import Options, confine, environment, machine, why
-from benchmarks.steps import ends_of_steps
+from benchmarks.steps import assembled, ends_of_steps
 from benchmarks.task import Network, peak_bytes
 
 
@@ -142,7 +142,7 @@ def train(cell: Cell) -> dict[str, Any]:
     from benchmarks.peers.floor import seconds as timed
 
     began = time.perf_counter()
-    experiment, state = assembled(cell)
+    experiment, state = assembled(cell.network, cell.samples)
     prepared = time.perf_counter() - began
     marks = ends_of_steps(experiment, state, cell.seconds)
     warm = min(2, len(marks) - 2)
@@ -162,38 +162,6 @@ def train(cell: Cell) -> dict[str, Any]:
         },
         "precision": experiment.precision,
     }
-
-
-def assembled(cell: Cell) -> tuple[Any, Any]:
-    """dlf's running objects for made-up images that are in memory: no file of a gigabyte is written."""
-    import numpy as np
-    import torch
-
-    from dlf import yaml12
-    from dlf.config import loads
-    from dlf.data import prepare
-    from dlf.datasets import Dataset, Samples
-    from dlf.experiment import assemble
-
-    config = loads(
-        yaml12.dump(
-            {
-                "data": {"type": "mnist", "validation": 0, "batch_size": cell.batch},
-                "model": {"layers": [{"type": "linear", "units": cell.width}] * cell.depth},
-                "optimizer": {"type": "adam", "lr": 0.0001},
-            }
-        ),
-        "the cell",
-        [],
-    ).config
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (cell.samples, 1, 28, 28), dtype=np.uint8)
-    train = Samples(images, generator.integers(0, 10, cell.samples))
-    test = Samples(images[:10], np.arange(10))
-    dataset = Dataset(train, test, tuple("0123456789"))
-    device = torch.device("cpu")
-    experiment, state, _ = assemble(config, prepare(dataset, config.data_section, device), device)
-    return experiment, state
 
 
 if __name__ == "__main__":

@@ -5,9 +5,45 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from benchmarks.task import Network
+
 
 class _Enough(Exception):  # noqa: N818 -- no error: how a training is left in the middle of an epoch
     pass
+
+
+def assembled(network: Network, samples: int, precision: str = "auto") -> tuple[Any, Any]:
+    """dlf's running objects for made-up images that are in memory: no file of a gigabyte is written."""
+    import numpy as np
+    import torch
+
+    from dlf import yaml12
+    from dlf.config import loads
+    from dlf.data import prepare
+    from dlf.datasets import Dataset, Samples
+    from dlf.experiment import assemble
+
+    _, *hidden, _ = network.widths
+    config = loads(
+        yaml12.dump(
+            {
+                "data": {"type": "mnist", "validation": 0, "batch_size": network.batch},
+                "model": {"layers": [{"type": "linear", "units": units} for units in hidden]},
+                "optimizer": {"type": "adam", "lr": 0.0001},
+                "train": {"precision": precision},
+            }
+        ),
+        "the benchmark",
+        [],
+    ).config
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (samples, 1, 28, 28), dtype=np.uint8)
+    train = Samples(images, generator.integers(0, 10, samples))
+    test = Samples(images[:10], np.arange(10))
+    dataset = Dataset(train, test, tuple("0123456789"))
+    device = torch.device("cpu")
+    experiment, state, _ = assemble(config, prepare(dataset, config.data_section, device), device)
+    return experiment, state
 
 
 def ends_of_steps(experiment: Any, state: Any, seconds: float) -> list[float]:

@@ -7,6 +7,7 @@ No time is compared with a time: what is measured is the machine's business, wha
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import __main__ as command_line
-from benchmarks import data, figures, growth, mapped, processes, report, rounds, saving, show
+from benchmarks import data, figures, growth, mapped, parts, processes, report, rounds, saving, show
 from benchmarks.figures import Run, Spread, Target, Verdict
 from benchmarks.peers import PEERS, Peer
 from benchmarks.peers.floor import products, update
@@ -394,6 +395,20 @@ def test_growth_measures_its_cells(tmp_path: Path) -> None:
     assert 1 <= result["steps"] < 10
     text = growth.markdown([(cell, result)], 0.05)
     assert text.splitlines()[4].startswith("| width 16 ")
+
+
+def test_the_parts_of_a_step_add_up() -> None:
+    """Every operation is in one part, and the operations of a chain's step are found: its products and its update."""
+    result = parts.train("small", "float32", 0.05)
+    products, update, others = parts.parts(result["operations"])
+    assert products > 0 < update
+    assert math.isclose(products + update + sum(others.values()), sum(result["operations"].values()), rel_tol=1e-9)
+    assert not [name for name in others if "mm" in name or "linear" in name or "adam" in name]
+    (line,) = parts.markdown([result]).splitlines()[2:]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[0] == "small, float32"
+    whole, *each = map(float, cells[1:6])
+    assert abs(whole - sum(each)) < 0.025  # five numbers, each rounded to 0.01
 
 
 def test_mapped_measures_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
