@@ -202,3 +202,20 @@ def test_the_command(
     assert (evaluate("--force")[0], evaluate("--predictions", "no/p.csv")[0]) == (2, 5)
     assert "test looked at 3 times" in evaluate()[1]
     assert "looked at" not in evaluate("--split", "val")[1]
+
+
+def test_any_kept_checkpoint_is_measured(tmp_path: Path) -> None:
+    """Each save's own record of metrics.jsonl is what its weights give on the validation part."""
+    config = {
+        "data": {"type": "spiral", "validation": 0.3},
+        "train": {"epochs": 3, "device": "cpu"},
+        "checkpoint": {"keep": 3},
+    }
+    run = dlf.train(config, runs=tmp_path).run
+    records = dlf.records(run, runs=tmp_path)
+    assert len({record["val_loss"] for record in records}) == 3
+    for name, record in zip([f"step-{r['step']}" for r in records[:2]] + ["last"], records, strict=True):
+        found = dlf.evaluate(run, split="val", checkpoint=name, runs=tmp_path)
+        assert (found["loss"], found["epoch"]) == (record["val_loss"], record["epoch"])
+    with pytest.raises(UsageError, match=r"no checkpoint 'step-1'; it has best, last, step-"):
+        dlf.evaluate(run, split="val", checkpoint="step-1", runs=tmp_path)

@@ -20,15 +20,8 @@ class Split(StrEnum):
     test = "test"
 
 
-class Checkpoint(StrEnum):
-    """The checkpoints of a run."""
-
-    best = "best"
-    last = "last"
-
-
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, a unique prefix of it, a path, or `latest`.")]
-Which = Annotated[Checkpoint | None, typer.Option(help="Which weights; default: the run's result.")]
+Which = Annotated[str | None, typer.Option(metavar="NAME", help="best, last or step-N; default: the run's result.")]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the run directories.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N; auto takes CUDA when there is one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]

@@ -33,8 +33,10 @@ def evaluate(
     if force and predictions is None:
         raise UsageError("--force replaces the file of --predictions: name one")
     device = checked_device(device)
-    found, which = RunDirectory.find(run, runs_dir), checkpoint and checkpoint.value
-    result = evaluate_run(found, split=split.value, which=which, device=device, predictions_to=predictions, force=force)
+    found = RunDirectory.find(run, runs_dir)
+    result = evaluate_run(
+        found, split=split.value, which=checkpoint, device=device, predictions_to=predictions, force=force
+    )
     show_json(result) if as_json else display.show_evaluation(result)
 
 
@@ -66,7 +68,7 @@ def predict(
     if picture is not None:
         check_sheet(picture)
     found = RunDirectory.find(run, runs_dir)
-    predicted = command(found, files, which=checkpoint and checkpoint.value, device=device, as_is=as_is)
+    predicted = command(found, files, which=checkpoint, device=device, as_is=as_is)
     if picture is not None:
         sources = [sample.picture and sample.picture.source for sample in predicted.samples]
         draw_sheet(picture, predicted.result["predictions"], sources, predicted.x)
@@ -163,8 +165,7 @@ def report(
 
     device = checked_device(device)
     found = RunDirectory.find(run, runs_dir)
-    which = checkpoint and checkpoint.value
-    result = command(found, output=output, split=split.value, which=which, device=device)
+    result = command(found, output=output, split=split.value, which=checkpoint, device=device)
     show_json(asdict(result)) if as_json else display.show_text(f"{result.path}\n")
     if browse and not webbrowser.open(Path(result.path).absolute().as_uri()):
         raise MachineError(f"no browser could be started here. The report is written; open {result.path} yourself.")

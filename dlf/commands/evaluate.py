@@ -47,11 +47,13 @@ class Opened:
 
 
 def open_run(run: RunDirectory, *, which: str | None, device: str | None) -> Opened:
-    """Build the run's network, load `which` checkpoint (best, last; default: the run's result) and check the data.
+    """Build the run's network, load `which` checkpoint (best, last, step-N; default: its result), check the data.
 
-    RunError where the run has no checkpoint, or the data are not those that it was trained on.
+    UsageError where it has no such checkpoint, RunError where it has none at all, or the data are not those that it was
+    trained on.
     """
     info = run.read_info()
+    folder = run.checkpoint(which or info["result"])
     loaded = load(run.config)
     target = choose_device(device or loaded.config.train.device)
     sha256, split = info["data_sha256"], info["split_sha256"]
@@ -59,9 +61,8 @@ def open_run(run: RunDirectory, *, which: str | None, device: str | None) -> Ope
     with loaded.places():
         metrics = _standard_metrics(loaded.config.metrics, info["task"])
         experiment, state, config = assemble(loaded.config.model_copy(update={"metrics": metrics}), data, target)
-    chosen = which or info["result"]
-    epoch = checkpoint.load_network(run.best if chosen == "best" else run.last, state.network)
-    return Opened(run, config, data, experiment, state.network, chosen, epoch)
+    epoch = checkpoint.load_network(folder, state.network)
+    return Opened(run, config, data, experiment, state.network, folder.name, epoch)
 
 
 @dataclass(frozen=True)
