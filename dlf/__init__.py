@@ -21,10 +21,24 @@ __all__ = [
     "runs",
     "summarize",
     "train",
+    "why",
 ]
 
 if TYPE_CHECKING:
-    from dlf.api import compare, evaluate, load, predict, records, report, reproduce, resume, runs, summarize, train
+    from dlf.api import (
+        compare,
+        evaluate,
+        load,
+        predict,
+        records,
+        report,
+        reproduce,
+        resume,
+        runs,
+        summarize,
+        train,
+        why,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -30,11 +30,14 @@ from dlf.commands.runs import Listed, list_runs
 from dlf.commands.summarize import summarize_experiment
 from dlf.commands.train import Display, TrainResult
 from dlf.commands.train import train as train_experiment
+from dlf.commands.why import SEEDS, own_experiments
+from dlf.commands.why import why as ask
 from dlf.config import Loaded, loads
 from dlf.config import load as load_file
 from dlf.data import Data
 from dlf.engine import Experiment, TrainState
 from dlf.model import Network, Summary
+from dlf.questions.results import Figure, Training, Why
 from dlf.run import Record, RunDirectory
 from dlf.streamed import Streamed
 
@@ -190,6 +193,28 @@ def load(run: str, *, checkpoint: str | None = None, device: str | None = None, 
 def summarize(config: Config, *overrides: str) -> Summary:
     """The architecture in numbers."""
     return summarize_experiment(_load(config, list(overrides)))
+
+
+def why(topic: str, config: Config | None = None, *overrides: str, seeds: int = SEEDS) -> Why:
+    """What `dlf why TOPIC` measures: of the topic's own experiments, or of `config`. `dlf why` lists the topics."""
+    asked_of = own_experiments(topic, overrides) if config is None else [_load(config, list(overrides))]
+    return ask(topic, asked_of, seeds=seeds, listener=_Unheard())
+
+
+class _Unheard:
+    """A listener of trainings that shows nothing."""
+
+    def message(self, text: str) -> None:
+        """Nothing."""
+
+    def begin(self, trainings: int) -> None:
+        """Nothing."""
+
+    def trained(self, what: str, training: Training, figure: Figure) -> None:
+        """Nothing."""
+
+    def end(self) -> None:
+        """Nothing."""
 
 
 def _load(config: Config, overrides: list[str]) -> Loaded:

@@ -30,6 +30,7 @@ def why(
     from dataclasses import asdict
 
     from dlf import display
+    from dlf.commands.why import experiments
     from dlf.commands.why import why as command
     from dlf.figure_files import check_suffix
     from dlf.questions.topics import topics
@@ -41,7 +42,8 @@ def why(
         return
     if plot is not None:
         check_suffix(plot)  # before anything is computed
-    result = command(topic, words or (), runs=runs_dir, seeds=seeds, listener=display.trials(quiet=quiet))
+    asked_of = experiments(topic, words or (), runs_dir)
+    result = command(topic, asked_of, seeds=seeds, listener=display.trials(quiet=quiet))
     if plot is not None:
         from dlf.questions.picture import draw_why
 

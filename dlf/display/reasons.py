@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from dlf.display.streams import page
@@ -14,12 +15,12 @@ from dlf.display.tables import table_of, warn_of_fallback
 from dlf.display.words import safe
 
 if TYPE_CHECKING:
-    from dlf.statistics import Spread
-    from dlf.questions.results import Arm, Figure, Study, Why
+    from dlf.questions.results import Arm, Difference, Figure, Study, Why
     from dlf.questions.topics import Topic
+    from dlf.statistics import Spread
 
 _LINE = 80  # columns of a paragraph: longer lines are hard to read
-_CHART = 24  # columns
+_WIDEST, _NARROWEST = 24, 8  # columns of a chart
 
 
 def show_topics(topics: Sequence[Topic]) -> None:
@@ -43,12 +44,8 @@ def show_why(result: Why) -> None:
             console.print(Text(_wrapped(paragraph, console)), soft_wrap=True)
 
 
-def _wrapped(text: str, console: Console, indent: str = "") -> str:
-    width = min(_LINE, console.width)
-    return "\n".join(
-        textwrap.fill(safe(part), max(20, width), subsequent_indent=indent, break_on_hyphens=False)
-        for part in text.split("\n")
-    )
+def _wrapped(text: str, console: Console) -> str:
+    return textwrap.fill(safe(text), max(20, min(_LINE, console.width)), break_on_hyphens=False)
 
 
 def _print_study(console: Console, study: Study, seeds: int) -> None:
@@ -56,20 +53,47 @@ def _print_study(console: Console, study: Study, seeds: int) -> None:
     about = f"{safe(study.config)}: {safe(study.data)}, {trained:,} samples to learn from, {validated:,} to validate on"
     console.print(Text(f"{about}, {seeds} seeds", style="bold"), soft_wrap=True)
     warn_of_fallback(console, study.requested_data, study.data)
+    console.print(_arms(study, console))
+    for figure in study.figures:
+        differences = [difference for difference in study.differences if difference.figure == figure.name]
+        if differences:
+            console.print()
+            console.print(_differences(differences, figure))
+
+
+def _arms(study: Study, console: Console) -> Table:
+    """A row for each setting, with a chart of means and intervals in what is left of the line."""
     first, *others = study.figures
+    rows = [
+        [
+            safe(arm.label),
+            first.shown(_mean(arm, first)),
+            _interval(arm, first),
+            *(other.shown(_mean(arm, other)) for other in others),
+        ]
+        for arm in study.arms
+    ]
+    titles = ["", first.title, "95 % of the mean", *(other.title for other in others)]
+    folded = ["\n".join(textwrap.wrap(title, 11)) for title in titles]
+    width = sum(max(map(len, [*title.split("\n"), *column])) + 2 for title, *column in zip(folded, *rows, strict=True))
+    room = min(_WIDEST, min(console.width, _LINE) - width)
+    if room < _NARROWEST:
+        return _filled(table_of(*folded), rows)
     ends = _ends(study.arms, first)
-    axis = f"{first.shown(ends[0])}{first.shown(ends[1]):>{_CHART - len(first.shown(ends[0]))}}"
-    table = table_of("", first.title, "95 % of the mean", *(f.title for f in others), axis)
+    left, right = map(first.shown, ends)
+    charts = [_whisker(arm.spreads.get(first.name), ends, room, console) for arm in study.arms]
+    table = table_of(*folded, f"{left}{right:>{room - len(left)}}")
     table.columns[-1].justify = "left"
     table.columns[-1].no_wrap = True
-    for arm in study.arms:
-        cells = [first.shown(_mean(arm, first)), _interval(arm, first)]
-        cells += [other.shown(_mean(arm, other)) for other in others]
-        table.add_row(safe(arm.label), *cells, _whisker(arm.spreads.get(first.name), ends, console))
-    console.print(table)
-    console.print()
-    for line in _differences(study):
-        console.print(Text(_wrapped(line, console, "  ")), soft_wrap=True)
+    return _filled(table, [[*row, chart] for row, chart in zip(rows, charts, strict=True)])
+
+
+def _filled(table: Table, rows: Sequence[Sequence[str]]) -> Table:
+    for column in table.columns:
+        column.vertical = "bottom"
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _mean(arm: Arm, figure: Figure) -> float | None:
@@ -100,7 +124,7 @@ def _within(ends: tuple[float, float], figure: Figure) -> tuple[float, float]:
     return (max(0.0, ends[0]), min(1.0, ends[1])) if figure.share else ends
 
 
-def _whisker(spread: Spread | None, ends: tuple[float, float], console: Console) -> str:
+def _whisker(spread: Spread | None, ends: tuple[float, float], width: int, console: Console) -> str:
     """The mean as a dot and its interval as a line through it, between the ends of the axis."""
     if spread is None:
         return ""
@@ -108,7 +132,7 @@ def _whisker(spread: Spread | None, ends: tuple[float, float], console: Console)
 
     def column(value: float) -> int:
         share = (value - low) / (high - low) if high > low else 0.5
-        return round(min(max(share, 0.0), 1.0) * (_CHART - 1))
+        return round(min(max(share, 0.0), 1.0) * (width - 1))
 
     dot, dash = ("o", "-") if console.options.ascii_only else ("●", "─")
     left, right = (column(spread.mean if end is None else end) for end in (spread.low, spread.high))
@@ -116,7 +140,14 @@ def _whisker(spread: Spread | None, ends: tuple[float, float], console: Console)
     return " " * left + dash * (middle - left) + dot + dash * (right - middle)
 
 
-def _differences(study: Study) -> Iterator[str]:
-    words = {"appears": "as expected", "absent": "no effect beyond the seeds'", "opposite": "the opposite"}
-    for difference in study.differences:
-        yield f"{difference.first} : {difference.second}  {difference.said}: {words[difference.verdict]}"
+def _differences(differences: Sequence[Difference], figure: Figure) -> Table:
+    """The paired differences in a figure, the first setting less the second."""
+    unit = ", points" if figure.share else ""
+    table = table_of(f"{figure.title}{unit}", "difference", "95 % interval", "effect", left=("effect",))
+    for one in differences:
+        mean, low, high = (
+            "-" if value is None else figure.shown_difference(value) for value in (one.mean, one.low, one.high)
+        )
+        interval = f"{low} to {high}" if one.low is not None else "-"
+        table.add_row(safe(f"{one.first} - {one.second}"), mean, interval, one.verdict)
+    return table

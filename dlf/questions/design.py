@@ -13,8 +13,8 @@ from dlf.data import Data
 from dlf.engine import Experiment, TrainState
 from dlf.errors import UsageError
 from dlf.model import Blueprint, draw
-from dlf.registry import InvalidError, flaws
 from dlf.questions.results import Course, Expected, Figure, Study, Sweep
+from dlf.registry import InvalidError, flaws
 
 Measured = Mapping[str, Any]
 Probe = Callable[[Experiment, TrainState], Measured]
@@ -41,6 +41,10 @@ class Subject:
         """The headline epoch by epoch."""
         return Course(self.headline.name, self.headline.title)
 
+    def layers(self, **settings: Any) -> list[Any]:
+        """The hidden layers as plain data, each with those of the settings that it has: init=None, activation=...."""
+        return [_with(layer, settings) for layer in self.config.dump()["model"]["layers"]]
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -65,7 +69,8 @@ class Design:
     """A paired experiment. The first of `figures` is the headline, the first of `claims` the one that matters most.
 
     `before` and `after` measure every training before its first step and after its last: a number becomes a figure, a
-    sequence of numbers a series. `explain` makes the two paragraphs from what was measured.
+    sequence of numbers a series. `explain` makes the two paragraphs from what was measured. `data` chooses what of the
+    data is trained with, where a topic keeps some for itself.
     """
 
     variants: Sequence[Variant]
@@ -75,6 +80,15 @@ class Design:
     explain: Explain
     before: Probe = lambda experiment, state: {}
     after: Probe = lambda experiment, state: {}
+    data: Callable[[Data], Data] = lambda data: data
+
+
+def _with(layer: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """One layer with these settings, and those within it."""
+    changed = {**layer, **{key: value for key, value in settings.items() if key in layer}}
+    if "layers" in layer:
+        changed["layers"] = [_with(inner, settings) for inner in layer["layers"]]
+    return changed
 
 
 def varied(subject: Subject, variant: Variant) -> ExperimentConfig:

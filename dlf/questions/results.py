@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Literal
 
@@ -27,9 +27,9 @@ class Figure:
     share: bool = False
 
     def shown(self, value: float | None) -> str:
-        """The value in three digits or percent; "none" where there is no number."""
+        """The value in three digits or percent; "-" where there is no number."""
         if value is None:
-            return "none"
+            return "-"
         return f"{100 * value:.1f} %" if self.share else digits(value)
 
     def shown_difference(self, value: float) -> str:
@@ -38,9 +38,10 @@ class Figure:
 
 
 def digits(value: float, sign: str = "") -> str:
-    """Three digits: 0.0123, 45.6, 1,230, 1.2e-5; `sign` "+" also signs positive ones."""
+    """Three digits: 0.0123, 45.6, 12,300, 1.2e-5; `sign` "+" also signs positive ones."""
     if value == 0 or not math.isfinite(value):
         return f"{value:{sign}g}"
+    value = float(f"{value:.3g}")
     if 1e-3 <= abs(value) < 1e6:
         return f"{value:{sign},.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
     mantissa, exponent = f"{value:{sign}.1e}".split("e")
@@ -126,7 +127,10 @@ class Course:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A chart: a figure against what was set; `at` places each setting, by its label, on x."""
+    """A chart: a figure against what was set; `at` places each setting, by its label, on x.
+
+    `lines` names the line that a setting is on, where there are several.
+    """
 
     figure: str
     title: str
@@ -134,6 +138,7 @@ class Sweep:
     at: Mapping[str, float]
     log: bool = False
     log_x: bool = True
+    lines: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,8 +163,8 @@ class Study:
         return next(arm for arm in self.arms if arm.label == label)
 
     def figure(self, name: str) -> Figure:
-        """The figure of that name."""
-        return next(figure for figure in self.figures if figure.name == name)
+        """The figure of that name; one that is only measured, not shown, goes by its name."""
+        return next((figure for figure in self.figures if figure.name == name), Figure(name, name))
 
     def mean(self, label: str, figure: str) -> float | None:
         """The mean of a figure over the seeds; None where no training has it."""
@@ -167,8 +172,15 @@ class Study:
         return None if spread is None else spread.mean
 
     def shown(self, label: str, figure: str) -> str:
-        """That mean as words."""
-        return self.figure(figure).shown(self.mean(label, figure))
+        """That mean as words; of trainings that diverged how many did."""
+        arm, mean = self.arm(label), self.mean(label, figure)
+        if mean is None and arm.diverged:
+            return f"nothing (diverged in {arm.diverged} of {len(arm.trainings)})"
+        return self.figure(figure).shown(mean)
+
+    def listed(self, figure: str) -> str:
+        """That figure of every setting: "a 12.0 %, b 98.0 %"."""
+        return ", ".join(f"{arm.label} {self.shown(arm.label, figure)}" for arm in self.arms)
 
     def difference(self, first: str, second: str, figure: str | None = None) -> Difference:
         """The difference of two settings in a figure, by default the first one of the claims about them."""

@@ -57,7 +57,7 @@ def prepare(loaded: Loaded, topic: Callable[[Subject], Design], tell: Callable[[
 def study(subject: Subject, design: Design, seeds: Sequence[int], requested: str, listener: Listener) -> Study:
     """Train every variant with every seed; the variants of one seed behind each other."""
     configs = [varied(subject, variant) for variant in design.variants]  # all are refused before one is trained
-    data = [_data_for(config, subject, listener.message) for config in configs]
+    data = [design.data(_data_for(config, subject, listener.message)) for config in configs]
     trainings: list[list[Training]] = [[] for _ in configs]
     for seed in seeds:
         for place, config in enumerate(configs):
@@ -75,7 +75,7 @@ def study(subject: Subject, design: Design, seeds: Sequence[int], requested: str
         config=subject.config.name,
         data=subject.data.name,
         requested_data=requested,
-        samples=(len(subject.data.train), len(subject.data.validation)),
+        samples=(len(data[0].train), len(data[0].validation)),
         figures=tuple(design.figures),
         arms=tuple(arms.values()),
         differences=tuple(

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from dlf.errors import UsageError
-from dlf.registry import did_you_mean
 from dlf.questions.design import Design, Subject
+from dlf.registry import did_you_mean
 
 Ask = Callable[[Subject], Design]
 

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from dlf.engine import Experiment, TrainState
 from dlf.errors import UsageError
-from dlf.registry import Component
 from dlf.questions.design import Claim, Design, Measured, Subject, Variant
 from dlf.questions.results import Figure, Study, Sweep, digits
 from dlf.questions.topics import Shipped, topic
+from dlf.registry import Component
 
+_SMALL = "model.layers=[{type: linear, units: 64}, {type: linear, units: 32}]"
 _DECADES = (-3, -2, -1, 0, 1, 2, 3)  # of the configured rate
 _SAMPLES = 256
 _PRODUCTS = 30  # of power iteration: its error falls with the ratio of the two largest eigenvalues to this power
@@ -22,7 +23,7 @@ _BY_SIGN = ("adam", "adamw", "nadam", "radam", "lion")  # every weight moves by 
 
 @topic(
     "How large should a step be?",
-    Shipped("spiral", ("optimizer={type: sgd, lr: 0.1, momentum: 0.9}", "schedule=constant", "train.epochs=40")),
+    Shipped("digits", (_SMALL, "optimizer={type: sgd, lr: 0.1}", "schedule=constant", "train.epochs=10")),
 )
 def learning_rate(subject: Subject) -> Design:
     """The configured learning rate, and from a thousandth to a thousand times of it, a decade each."""
@@ -122,10 +123,11 @@ def _limit(study: Study, rates: Mapping[str, float], optimizer: Component) -> st
         limit = 2 * (1 + given["momentum"]) / curvature
         beyond = [label for label, rate in rates.items() if rate > limit]
         formula = f"2 (1 + momentum) / curvature = 2 x {1 + given['momentum']:.3g} / {digits(curvature)}"
-        outcome = f" Beyond it lie {_outcomes(study, beyond)}." if beyond else " All seven rates are below it."
+        outcome = f" Rates beyond it: {_outcomes(study, beyond)}." if beyond else " All seven rates are below it."
         return (
-            "Along the direction in which the loss bends most, a step ends higher than it began where its rate exceeds "
-            f"{formula} = {digits(limit)}, measured at the first weights.{outcome}"
+            "Along the direction in which the loss bends most, steps swing up and no longer down where their rate "
+            f"exceeds {formula} = {digits(limit)}. That is measured at the first weights, and training may come to "
+            f"where the loss bends less, or more.{outcome}"
         )
     if optimizer.type in _BY_SIGN and weight is not None:
         most = list(rates)[-1]
