@@ -11,6 +11,7 @@ from dlf.curves import frame, look
 from dlf.drawing import INK, MUTED, WHITE
 from dlf.figure_files import save
 from dlf.questions.results import Arm, Course, Figure, Study, Sweep, Why
+from dlf.statistics import Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,25 +103,35 @@ def _band(arm: Arm, chart: Course) -> tuple[list[int], list[float], list[float],
 def _sweep(axes: Axes, study: Study, chart: Sweep) -> None:
     """The figure of every setting against what was set, with intervals; diverged ones as crosses at the edge."""
     figure = _figure(study, chart.figure)
-    points = [(chart.at[arm.label], arm) for arm in study.arms if arm.label in chart.at]
-    known = [(x, arm.spreads[chart.figure]) for x, arm in points if chart.figure in arm.spreads]
-    means = _scaled([spread.mean for _, spread in known], figure)
-    axes.plot([x for x, _ in known], means, color=MUTED, linewidth=1)
-    for place, (x, arm) in enumerate(points):
-        spread, colour = arm.spreads.get(chart.figure), look(place)["color"]
-        if spread is None:
-            axes.annotate("x", (x, 0.03), xycoords=("data", "axes fraction"), ha="center", color=colour, fontsize=10)
-            continue
-        ends = [spread.mean if end is None else end for end in (spread.low, spread.high)]
-        axes.plot([x, x], _scaled(ends, figure), color=colour, linewidth=2)
-        axes.plot([x], _scaled([spread.mean], figure), "o", color=colour, markersize=5)
+    points = [(chart.at[arm.label], place, arm) for place, arm in enumerate(study.arms) if arm.label in chart.at]
+    names = list(dict.fromkeys(chart.lines.get(arm.label, "") for _, _, arm in points))
+    for row, name in enumerate(names):
+        own = [point for point in points if chart.lines.get(point[2].label, "") == name]
+        colours = [look(row if len(names) > 1 else place)["color"] for _, place, _ in own]
+        known = [(x, arm.spreads[chart.figure].mean) for x, _, arm in own if chart.figure in arm.spreads]
+        line = {"color": colours[0], "label": name} if len(names) > 1 else {"color": MUTED}
+        axes.plot([x for x, _ in known], _scaled([mean for _, mean in known], figure), linewidth=1, **line)
+        for (x, _, arm), colour in zip(own, colours, strict=True):
+            _point(axes, x, arm.spreads.get(chart.figure), figure, colour, 0.03 + 0.06 * row)
+    if len(names) > 1:
+        axes.legend(fontsize=7, frameon=False)
     if chart.log_x:
         axes.set_xscale("log")
     if chart.log:
         axes.set_yscale("log")
-    axes.set_xlim(*_widened([x for x, _ in points], log=chart.log_x))
+    axes.set_xlim(*_widened([x for x, _, _ in points], log=chart.log_x))
     axes.set_xlabel(chart.x, fontsize=9, color=MUTED)
     frame(axes, _titled(chart.title, figure))
+
+
+def _point(axes: Axes, x: float, spread: Spread | None, figure: Figure | None, colour: str, edge: float) -> None:
+    """A mean with its interval, or a cross so far up the edge where no training has the figure."""
+    if spread is None:
+        axes.annotate("x", (x, edge), xycoords=("data", "axes fraction"), ha="center", color=colour, fontsize=10)
+        return
+    ends = [spread.mean if end is None else end for end in (spread.low, spread.high)]
+    axes.plot([x, x], _scaled(ends, figure), color=colour, linewidth=2)
+    axes.plot([x], _scaled([spread.mean], figure), "o", color=colour, markersize=5)
 
 
 def _widened(values: Sequence[float], *, log: bool) -> tuple[float, float]:
