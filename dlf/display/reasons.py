@@ -108,7 +108,7 @@ def _interval(arm: Arm, figure: Figure) -> str:
     spread = arm.spreads.get(figure.name)
     if spread is None or spread.low is None or spread.high is None:
         return ""
-    low, high = _within((spread.low, spread.high), figure)
+    low, high = figure.within((spread.low, spread.high))
     return f"{figure.shown(low)} to {figure.shown(high)}"
 
 
@@ -116,12 +116,8 @@ def _ends(arms: Sequence[Arm], figure: Figure) -> tuple[float, float]:
     """The least and the greatest of what is drawn: means and the ends of their intervals."""
     known = [arm.spreads[figure.name] for arm in arms if figure.name in arm.spreads]
     values = [value for spread in known for value in (spread.mean, spread.low, spread.high) if value is not None]
-    return _within((min(values), max(values)), figure) if values else (0.0, 1.0)
-
-
-def _within(ends: tuple[float, float], figure: Figure) -> tuple[float, float]:
-    """A share's interval without what no share can be, which Student's knows nothing of."""
-    return (max(0.0, ends[0]), min(1.0, ends[1])) if figure.share else ends
+    low, high = figure.within((min(values), max(values))) if values else (0.0, 1.0)
+    return low, high
 
 
 def _whisker(spread: Spread | None, ends: tuple[float, float], width: int, console: Console) -> str:

@@ -32,6 +32,10 @@ class Figure:
             return "-"
         return f"{100 * value:.1f} %" if self.share else digits(value)
 
+    def within(self, values: Sequence[float]) -> list[float]:
+        """The values, those of a share cut to 0 .. 1: of these limits Student's interval knows nothing."""
+        return [min(max(value, 0.0), 1.0) for value in values] if self.share else list(values)
+
     def shown_difference(self, value: float) -> str:
         """A signed difference of two values; of shares in points of percent."""
         return f"{100 * value:+.1f}" if self.share else digits(value, "+")
