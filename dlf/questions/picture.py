@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from dlf.curves import frame, look
@@ -93,19 +95,22 @@ def _course(axes: Axes, study: Study, chart: Course) -> None:
 
 
 def _band(arm: Arm, chart: Course) -> tuple[list[int], list[float], list[float], list[float]]:
-    """Index, least, mean and greatest value where a training has one; on a logarithmic axis none that is not > 0."""
+    """Index, least, mean and greatest value, of trainings that did not diverge; of all if all did.
+
+    As far as the shortest of them goes: the mean of those that are left would jump. On a logarithmic axis none that is
+    not > 0.
+    """
+    ended = [training for training in arm.trainings if training.diverged is None] or arm.trainings
     x: list[int] = []
     low: list[float] = []
     middle: list[float] = []
     high: list[float] = []
-    for index, spread in enumerate(arm.course(chart.series)):
-        series = [t.series.get(chart.series, ()) for t in arm.trainings]
-        values = [value for s in series if index < len(s) and (value := s[index]) is not None]
-        shown = [value for value in values if value > 0 or not chart.log]
-        if spread is not None and shown:
+    for index, values in enumerate(zip(*(training.series.get(chart.series, ()) for training in ended), strict=False)):
+        shown = [value for value in values if value is not None and (value > 0 or not chart.log)]
+        if shown:
             x.append(index + chart.first)
             low.append(min(shown))
-            middle.append(spread.mean)
+            middle.append(fmean(shown))
             high.append(max(shown))
     return x, low, middle, high
 
@@ -125,16 +130,22 @@ def _logarithmic(axes: Axes) -> None:
 def _sweep(axes: Axes, study: Study, chart: Sweep) -> None:
     """The figure of every setting against what was set, with intervals; a cross at the edge where all diverged."""
     figure = _figure(study, chart.figure)
-    points = [(chart.at[arm.label], arm.spreads.get(chart.figure), look(place)["color"])
-              for place, arm in enumerate(study.arms) if arm.label in chart.at]  # fmt: skip
-    known = [(x, spread) for x, spread, _ in points if spread is not None]
-    axes.plot([x for x, _ in known], _scaled([spread.mean for _, spread in known], figure), color=MUTED, linewidth=1)
-    for x, spread, colour in points:
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for place, arm in enumerate(study.arms):
+        if arm.label not in chart.at:
+            continue
+        x, spread, colour = chart.at[arm.label], arm.spreads.get(chart.figure), look(place)["color"]
         if spread is None:
             axes.annotate("x", (x, 0.03), xycoords=("data", "axes fraction"), ha="center", color=colour, fontsize=10)
             continue
+        lines.setdefault(chart.lines.get(arm.label, ""), []).append((x, spread.mean))
         axes.plot([x, x], _interval(spread, figure), color=colour, linewidth=2)
         axes.plot([x], _scaled([spread.mean], figure), "o", color=colour, markersize=5)
+    for (name, points), style in zip(lines.items(), cycle(("-", "--", ":")), strict=False):
+        means = _scaled([mean for _, mean in points], figure)
+        axes.plot([x for x, _ in points], means, style, color=MUTED, linewidth=1, label=name, zorder=1)
+    if len(lines) > 1:
+        axes.legend(fontsize=7, frameon=False)
     if chart.log_x:
         axes.set_xscale("log")
     if chart.log:

@@ -94,9 +94,9 @@ def _happened(study: Study) -> str:
     )
     also = score.choose(appears="is better too", absent="shows no difference", opposite="is worse")
     return (
-        f"{study.config}: {study.samples[1]:,} validation samples said when to stop, and as many others, which decided "
-        f"nothing, what it is worth. Their loss is {study.shown(full, loss.figure)} after {full} and "
-        f"{study.shown(stopped, loss.figure)} with early stopping: {worth} ({loss.measured}). The "
+        f"{study.config}: half of the validation part, {study.samples[1]:,} samples, said when to stop; the other "
+        f"half, which decided nothing, says what that is worth. There the loss is {study.shown(full, loss.figure)} "
+        f"after {full} and {study.shown(stopped, loss.figure)} with early stopping: {worth} ({loss.measured}). The "
         f"{study.figure(score.figure).title.removeprefix('held-out ')} {also} ({score.measured}). "
         f"{_saved(study, stopped, full)}"
     )
@@ -138,14 +138,16 @@ def _course(study: Study) -> str:
     )
     if last <= least * 1.01:  # a hundredth: less than the steps of such a course
         return f"{where}: it fell until the end, and there was nothing to stop."
-    fitted = [spread.mean for spread in full.course("train_loss") if spread is not None]
     loss, score, _ = study.differences
-    errors = (
-        " The score does not suffer as the loss does: the network makes no more errors, it is surer of those it makes."
-        if loss.verdict == "appears" and score.verdict != "appears" and "accuracy" in score.figure
-        else ""
-    )
-    return f"{where}, while the training loss went on to {digits(fitted[-1])}.{errors}"
+    fitted = [spread.mean for spread in full.course("train_loss") if spread is not None]
+    said = f"{where}, while the training loss went on to {digits(fitted[-1])}."
+    if loss.mean is not None:
+        gained, chosen = -loss.mean, last - least
+        said += f" By the half that chose, stopping there gains {digits(chosen)}, by the other half {digits(gained)}"
+        said += ": a choice flatters itself." if gained < chosen else "."
+    if loss.verdict == "appears" and score.verdict != "appears" and "accuracy" in score.figure:
+        said += " The accuracy gains nothing: the network that went on makes no more errors, it is surer of them."
+    return said
 
 
 def _turn(training: Training) -> tuple[int, float, float, int] | None:
