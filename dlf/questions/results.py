@@ -176,15 +176,17 @@ class Study:
         return None if spread is None else spread.mean
 
     def shown(self, label: str, figure: str) -> str:
-        """That mean as words; of trainings that diverged how many did."""
+        """That mean as words; "nothing" where every training diverged."""
         arm, mean = self.arm(label), self.mean(label, figure)
-        if mean is None and arm.diverged:
-            return f"nothing (diverged in {arm.diverged} of {len(arm.trainings)})"
-        return self.figure(figure).shown(mean)
+        return "nothing" if mean is None and arm.diverged else self.figure(figure).shown(mean)
 
-    def listed(self, figure: str) -> str:
-        """That figure of every setting: "a 12.0 %, b 98.0 %"."""
-        return ", ".join(f"{arm.label} {self.shown(arm.label, figure)}" for arm in self.arms)
+    def listed(self, figure: str, labels: Sequence[str] | None = None) -> str:
+        """That figure of these settings, by default of all: "a 12.0 %, b 98.0 % (1 of 5 diverged)"."""
+        said = []
+        for arm in self.arms if labels is None else map(self.arm, labels):
+            diverged = f" ({arm.diverged} of {len(arm.trainings)} diverged)" if arm.diverged else ""
+            said.append(f"{arm.label} {self.shown(arm.label, figure)}{diverged}")
+        return ", ".join(said)
 
     def difference(self, first: str, second: str, figure: str | None = None) -> Difference:
         """The difference of two settings in a figure, by default the first one of the claims about them."""

@@ -98,7 +98,7 @@ def _because(study: Study) -> str:
     apart, gradient = (
         [spread.mean for spread in deepest.course(series) if spread is not None] for series in ("apart", "gradient")
     )
-    if kept.mean is None or len(gradient) < 2:
+    if len(gradient) < 2 or gradient[-1] == 0:
         return f"{study.config}: no gradient reaches the last layer of {kept.first}."
     factor = (gradient[0] / gradient[-1]) ** (1 / (len(gradient) - 1))
     lost = kept.choose(

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from dlf.engine import Experiment, TrainState
-from dlf.errors import UsageError
 from dlf.questions.design import Claim, Design, Measured, Subject, Variant
 from dlf.questions.results import Figure, Study, Sweep, digits
 from dlf.questions.topics import Shipped, topic
@@ -28,9 +27,7 @@ _BY_SIGN = ("adam", "adamw", "nadam", "radam", "lion")  # every weight moves by 
 def learning_rate(subject: Subject) -> Design:
     """The configured learning rate, and from a thousandth to a thousand times of it, a decade each."""
     optimizer = subject.config.optimizer
-    own = optimizer.parameters.get("lr")
-    if own is None:
-        raise UsageError(f"{optimizer.type} has no learning rate to vary: set optimizer.type to sgd or adam")
+    own = optimizer.parameters["lr"]
     rates = {_label(own, decade): float(f"{own * 10.0**decade:.6g}") for decade in _DECADES}
     least, most, configured = _label(own, _DECADES[0]), _label(own, _DECADES[-1]), _label(own, 0)
     return Design(
@@ -50,30 +47,30 @@ def _label(own: float, decade: int) -> str:
 def _curvature_and_weights(experiment: Experiment, state: TrainState) -> Measured:
     """The largest eigenvalue of the Hessian at the first weights, by power iteration, and their root mean square.
 
-    The Hessian is that of the loss of the first 256 training samples, in evaluation mode.
+    The Hessian is that of the loss of the first 256 training samples by all parameters, in evaluation mode.
     """
     part, network = experiment.data.train, state.network
-    weights = [p for p in network.parameters() if p.ndim > 1]
+    parameters = list(network.parameters())
     generator = torch.Generator().manual_seed(0)
-    direction = [torch.randn(w.shape, generator=generator).to(w.device) for w in weights]
+    direction = [torch.randn(p.shape, generator=generator).to(p.device) for p in parameters]
     network.eval()
     with torch.enable_grad():
         loss = experiment.loss(network(part.x[:_SAMPLES]), network.scaled(part.y[:_SAMPLES]))
-        slopes = torch.autograd.grad(loss, weights, create_graph=True)
-        curvature = torch.zeros(())
+        slopes = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
         for _ in range(_PRODUCTS):
-            size = _norm(direction)
+            size = _dot(direction, direction).sqrt()
             direction = [d / size for d in direction]
-            bent = torch.autograd.grad(slopes, weights, direction, retain_graph=True)  # the Hessian times the direction
-            curvature = torch.stack([(b * d).sum() for b, d in zip(bent, direction, strict=True)]).sum()
+            slope = _dot(slopes, direction)  # its gradient is the Hessian times the direction
+            bent = torch.autograd.grad(slope, parameters, retain_graph=True, materialize_grads=True)
+            curvature = _dot(bent, direction)
             direction = list(bent)
     network.train()
-    squares = sum(float(w.detach().square().sum()) for w in weights)
-    return {"curvature": curvature.item(), "weight": (squares / sum(w.numel() for w in weights)) ** 0.5}
+    weights = torch.cat([p.detach().flatten() for p in parameters if p.ndim > 1])
+    return {"curvature": curvature.item(), "weight": weights.square().mean().sqrt().item()}
 
 
-def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.stack([t.square().sum() for t in tensors]).sum().sqrt()
+def _dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(a * b).sum() for a, b in zip(first, second, strict=True)]).sum()
 
 
 def _explain(study: Study, rates: Mapping[str, float], optimizer: Component) -> tuple[str, str]:
@@ -117,13 +114,13 @@ def _way(study: Study, label: str) -> str:
 
 def _limit(study: Study, rates: Mapping[str, float], optimizer: Component) -> str:
     """At which rate a step overshoots, as far as the first weights tell, and what the rates beyond it came to."""
-    given, first = optimizer.parameters, next(iter(rates))
+    given, first, headline = optimizer.parameters, next(iter(rates)), study.figures[0].name
     curvature, weight = study.mean(first, "curvature"), study.mean(first, "weight")
     if optimizer.type == "sgd" and not given["nesterov"] and curvature is not None and curvature > 0:
         limit = 2 * (1 + given["momentum"]) / curvature
         beyond = [label for label, rate in rates.items() if rate > limit]
         formula = f"2 (1 + momentum) / curvature = 2 x {1 + given['momentum']:.3g} / {digits(curvature)}"
-        outcome = f" Rates beyond it: {_outcomes(study, beyond)}." if beyond else " All seven rates are below it."
+        outcome = f" Rates beyond it: {study.listed(headline, beyond)}." if beyond else " All seven rates are below it."
         return (
             "Along the direction in which the loss bends most, steps swing up and no longer down where their rate "
             f"exceeds {formula} = {digits(limit)}. That is measured at the first weights, and training may come to "
@@ -136,14 +133,4 @@ def _limit(study: Study, rates: Mapping[str, float], optimizer: Component) -> st
             f"gradient. The first weights have a root mean square of {digits(weight)}: {most} moves them by "
             f"{digits(rates[most] / weight)} times their size at once."
         )
-    return f"The rates came to: {_outcomes(study, list(rates))}."
-
-
-def _outcomes(study: Study, labels: Sequence[str]) -> str:
-    """Each setting with its figure, or how often it diverged."""
-    headline, said = study.figures[0], []
-    for label in labels:
-        arm = study.arm(label)
-        diverged = f"diverged in {arm.diverged} of {len(arm.trainings)}" if arm.diverged else ""
-        said.append(f"{label} ({diverged or study.shown(label, headline.name)})")
-    return ", ".join(said)
+    return f"The rates came to: {study.listed(headline)}."

@@ -109,7 +109,7 @@ def _because(study: Study) -> str:
         + study.shown(_STANDARD, "first_loss")
         + first.choose(
             appears=": sums of large numbers give answers that are sure, and mostly wrong.",
-            absent=": the start is not what differs.",
-            opposite=": the start is not what suffers.",
+            absent=", a difference that these seeds do not show to be more than chance.",
+            opposite=": it is not the start that suffers.",
         )
     )
