@@ -50,8 +50,9 @@ def _wrapped(text: str, console: Console) -> str:
 
 def _print_study(console: Console, study: Study, seeds: int) -> None:
     trained, validated = study.samples
-    about = f"{safe(study.config)}: {safe(study.data)}, {trained:,} samples to learn from, {validated:,} to validate on"
-    console.print(Text(f"{about}, {seeds} seeds", style="bold"), soft_wrap=True)
+    what = study.config if study.config == study.data else f"{study.config}: {study.data}"
+    about = f"{what}, {trained:,} samples to learn from, {validated:,} to validate on, {seeds} seeds"
+    console.print(Text(_wrapped(about, console), style="bold"), soft_wrap=True)
     warn_of_fallback(console, study.requested_data, study.data)
     console.print(_arms(study, console))
     for figure in study.figures:
@@ -76,11 +77,11 @@ def _arms(study: Study, console: Console) -> Table:
     titles = ["", first.title, "95 % of the mean", *(other.title for other in others)]
     folded = ["\n".join(textwrap.wrap(title, 11)) for title in titles]
     width = sum(max(map(len, [*title.split("\n"), *column])) + 2 for title, *column in zip(folded, *rows, strict=True))
-    room = min(_WIDEST, min(console.width, _LINE) - width)
-    if room < _NARROWEST:
-        return _filled(table_of(*folded), rows)
     ends = _ends(study.arms, first)
     left, right = map(first.shown, ends)
+    room = min(_WIDEST, min(console.width, _LINE) - width)
+    if room < max(_NARROWEST, len(left) + len(right) + 1):
+        return _filled(table_of(*folded), rows)
     charts = [_whisker(arm.spreads.get(first.name), ends, room, console) for arm in study.arms]
     table = table_of(*folded, f"{left}{right:>{room - len(left)}}")
     table.columns[-1].justify = "left"

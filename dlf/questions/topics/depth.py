@@ -103,11 +103,11 @@ def _because(study: Study) -> str:
     factor = (gradient[0] / gradient[-1]) ** (1 / (len(gradient) - 1))
     lost = kept.choose(
         appears=f"{digits(factor)} times a layer: the deeper the network, the less its first layers hear of the loss",
-        absent="no loss that these seeds could show, so the gradient does not explain the rest",
+        absent="which explains nothing that these seeds could show",
         opposite="more than it began with, so it is not what the deep network lacks",
     )
     return (
         f"{study.config}, in {kept.first}: from layer {len(gradient)} back to layer 1 the gradient goes from "
-        f"{digits(gradient[-1])} to {digits(gradient[0])}, {lost}; the other way, what tells the samples apart, the "
-        f"standard deviation of a unit over them, goes from {digits(apart[0])} to {digits(apart[-1])}."
+        f"{digits(gradient[-1])} to {digits(gradient[0])} ({kept.said}), {lost}; the other way, what tells the samples "
+        f"apart, the standard deviation of a unit over them, goes from {digits(apart[0])} to {digits(apart[-1])}."
     )

@@ -72,6 +72,16 @@ def _explain(study: Study, fans: Sequence[int]) -> tuple[str, str]:
         f"together by its power: {'; '.join(_factor(study, label, fans) for label in three)}. The gradient takes the "
         f"same way back: at the first layer it is {gradients} (root mean square), and the first loss is {losses}."
     )
+    because += " " + small.choose(
+        appears=f"From {small.first} there is too little of either to learn from.",
+        absent=f"What is left of them with {small.first} is enough for this optimizer, as far as these seeds show.",
+        opposite=f"Small as they are with {small.first}, they are the better start here.",
+    )
+    because += " " + large.choose(
+        appears=f"From {large.first} training has first to undo answers that are sure and wrong.",
+        absent=f"Large as they are with {large.first}, no harm is to be seen beyond what the seeds do.",
+        opposite=f"Large as they are with {large.first}, they are the better start here.",
+    )
     if fans:
         because += f" He's standard deviation is sqrt(2 / {_mean_fan(fans):.3g}): it makes the factor of relu 1."
     return happened, because

@@ -96,10 +96,20 @@ def _explain(study: Study, rates: Mapping[str, float], optimizer: Component) -> 
     if known:
         best = (min if headline.name == "val_mae" else max)(known, key=lambda label: known[label])
         happened += f" The best mean of the seven is that of {best}, {headline.shown(known[best])}."
+    short = low.choose(
+        appears="the loss falls at every step, but the way is long",
+        absent="the loss falls at every step, and the way was not too long to see a difference",
+        opposite="the loss falls at every step, and that was worth more than to be quick",
+    )
+    long = high.choose(
+        appears="A step that is too long leaves the region that the slope speaks of",
+        absent="A step that is too long leaves the region that the slope speaks of; that the longest did is not to "
+        "be seen here",
+        opposite="Here even the longest step stays where the slope holds",
+    )
     because = (
         "A step moves the weights against the gradient, which is the slope of the loss at one point. While steps are "
-        f"short the loss falls at every step, but the way is long: {_way(study, low.first)}, {_way(study, own)}. "
-        f"A step that is too long leaves the region that the slope speaks of. {_limit(study, rates, optimizer)}"
+        f"short {short}: {_way(study, low.first)}, {_way(study, own)}. {long}. {_limit(study, rates, optimizer)}"
     )
     return happened, because
 
