@@ -103,9 +103,9 @@ def varied(subject: Subject, variant: Variant) -> ExperimentConfig:
         if found := list(check_monitors(config, subject.headline.name.removeprefix("val_"))):
             raise InvalidError(found)
     except ValidationError as error:
-        raise _unfit(subject, variant, InvalidError(flaws(error, ExperimentConfig))) from None
+        raise unfit(subject, variant, InvalidError(flaws(error, ExperimentConfig))) from None
     except InvalidError as error:
-        raise _unfit(subject, variant, error) from None
+        raise unfit(subject, variant, error) from None
     return config
 
 
@@ -121,6 +121,7 @@ def _laid(node: Any, path: Sequence[str], value: Any) -> Any:
     return {**known, step: _laid(known.get(step), rest, value)}
 
 
-def _unfit(subject: Subject, variant: Variant, error: InvalidError) -> UsageError:
+def unfit(subject: Subject, variant: Variant, error: InvalidError) -> UsageError:
+    """What is said of a configuration that a variant's settings do not fit."""
     problems = "\n".join(f"  {'.'.join(map(str, flaw.path))}  {flaw.message}" for flaw in error.flaws)
     return UsageError(f"{subject.config.name} cannot be trained with {variant.label}, which is asked for:\n{problems}")

@@ -14,8 +14,9 @@ from dlf.errors import DivergedError, UsageError
 from dlf.experiment import assemble, choose_device
 from dlf.history import best_index, is_best, should_stop
 from dlf.model import draw
-from dlf.questions.design import Design, Measured, Subject, varied
+from dlf.questions.design import Design, Measured, Subject, Variant, unfit, varied
 from dlf.questions.results import Arm, Figure, Study, Training, difference, spreads
+from dlf.registry import InvalidError
 
 Record = Mapping[str, Any]
 
@@ -56,8 +57,10 @@ def prepare(loaded: Loaded, topic: Callable[[Subject], Design], tell: Callable[[
 
 def study(subject: Subject, design: Design, seeds: Sequence[int], requested: str, listener: Listener) -> Study:
     """Train every variant with every seed; the variants of one seed behind each other."""
-    configs = [varied(subject, variant) for variant in design.variants]  # all are refused before one is trained
+    configs = [varied(subject, variant) for variant in design.variants]
     data = [design.data(_data_for(config, subject, listener.message)) for config in configs]
+    for variant, config, own in zip(design.variants, configs, data, strict=True):
+        _check(subject, variant, config, own)  # all are refused before one is trained
     trainings: list[list[Training]] = [[] for _ in configs]
     for seed in seeds:
         for place, config in enumerate(configs):
@@ -92,6 +95,14 @@ def _data_for(config: ExperimentConfig, subject: Subject, tell: Callable[[str], 
     if mine == theirs:
         return subject.data
     return data_module.load(config.data_section, choose_device(config.train.device), tell)[0]
+
+
+def _check(subject: Subject, variant: Variant, config: ExperimentConfig, data: Data) -> None:
+    """UsageError where the number of samples, the device or the precision does not fit what a variant asks for."""
+    try:
+        assemble(config, data, choose_device(config.train.device))
+    except InvalidError as error:
+        raise unfit(subject, variant, error) from None
 
 
 def train(config: ExperimentConfig, data: Data, design: Design) -> Training:

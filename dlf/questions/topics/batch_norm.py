@@ -91,7 +91,7 @@ def _one_step(experiment: Experiment, state: TrainState) -> Measured:
 def _explain(study: Study, rates: Sequence[float]) -> tuple[str, str]:
     pairs = {rate: study.difference(_label(rate, _HOW[1]), _label(rate, _HOW[0])) for rate in rates}
     happened = (
-        f"{study.config} was trained without and with batch_norm at {len(rates)} learning rates. "
+        f"The {study.figures[0].title} of {study.config}, without and with batch_norm, at {len(rates)} learning rates. "
         f"{' '.join(_at(study, rate, difference) for rate, difference in pairs.items())} {_best(study, rates)}"
     )
     return happened.strip(), _because(study, rates, pairs[rates[0]])
@@ -99,15 +99,24 @@ def _explain(study: Study, rates: Sequence[float]) -> tuple[str, str]:
 
 def _at(study: Study, rate: float, difference: Difference) -> str:
     """What one rate came to."""
-    plain, normed = (study.shown(label, difference.figure) for label in (difference.second, difference.first))
+    plain, normed = (_came(study, label, difference.figure) for label in (difference.second, difference.first))
     verdict = difference.choose(
         appears="batch_norm is better", absent="these seeds show no difference", opposite="batch_norm is worse"
     )
     if difference.mean is None:
-        verdict = "no training ends without it" if difference.verdict == "appears" else "nothing to compare"
-    interval = f" ({difference.measured})" if difference.low is not None else ""
-    title = study.figure(difference.figure).title
-    return f"At lr {rate:g} the {title} is {plain} without and {normed} with it: {verdict}{interval}."
+        verdict = difference.choose(
+            appears="batch_norm keeps it from diverging",
+            absent="there is nothing to compare",
+            opposite="batch_norm makes it diverge",
+        )
+    return f"At lr {rate:g} the network {plain} without and {normed} with it: {verdict} ({difference.measured})."
+
+
+def _came(study: Study, label: str, figure: str) -> str:
+    arm = study.arm(label)
+    if arm.diverged == len(arm.trainings):
+        return "diverges every time"
+    return f"comes to {study.shown(label, figure)}"
 
 
 def _best(study: Study, rates: Sequence[float]) -> str:
@@ -126,10 +135,10 @@ def _best(study: Study, rates: Sequence[float]) -> str:
         for epoch, spread in enumerate(course, start=1)
         if spread is not None and (spread.mean <= level if low else spread.mean >= level)
     ]
-    when = f"after epoch {passed[0]} of {len(course)}" if passed else "never"
+    when = f"comes to {headline.shown(level)} after epoch {passed[0]}" if passed else "never gets there"
     return (
         f"The best means are {headline.shown(level)} with {plain} and {headline.shown(means[normed])} with {normed}, "
-        f"which comes to {headline.shown(level)} {when}."
+        f"which {when}."
     )
 
 
@@ -145,7 +154,7 @@ def _because(study: Study, rates: Sequence[float], least: Difference) -> str:
     reach = (
         f"The longest step that still lowers it is {longest[0]} without and {longest[1]} with it."
         if longest[0] != longest[1]
-        else f"The longest step that still lowers it is {longest[0]} in either case: the first step differs little."
+        else f"The longest step that still lowers it is {longest[0]} in either case."
     )
     short = least.choose(
         appears=f"Even at lr {rates[0]:g}, the shortest step tried, the network is better with it.",

@@ -136,8 +136,8 @@ def _because(studies: Sequence[Study]) -> str:
             continue
         robust = "leans less on single units" if less_rose < rose else "leans on single units no less"
         said.append(
-            f"Silenced in the same way after training, the validation loss of {study.config} rises by a factor of "
-            f"{rose:.3g} {plain} and of {less_rose:.3g} {dropped}: the network {dropped} {robust}."
+            f"With units silenced in the same way after training, the validation loss of {study.config} is {rose:.3g} "
+            f"times as large {plain} and {less_rose:.3g} times {dropped}: the network {dropped} {robust}."
         )
         said.append(_price(study, plain, dropped))
     return " ".join(said)

@@ -88,9 +88,9 @@ def _happened(study: Study) -> str:
     loss, score, _ = study.differences
     full, stopped = loss.second, loss.first
     worth = loss.choose(
-        appears="the network that stopped is better",
+        appears="the network that was kept is better",
         absent="these seeds show no difference",
-        opposite="the network that stopped is worse: it stopped too soon",
+        opposite="the network that was kept is worse",
     )
     also = score.choose(appears="is better too", absent="shows no difference", opposite="is worse")
     return (
@@ -119,9 +119,17 @@ def _because(studies: Sequence[Study]) -> str:
         "learned holds for them too, and rises where only the training samples gain."
     ]
     said += [_course(study) for study in studies]
+    worth = [
+        study.differences[0].choose(
+            appears=f"on {study.config} that was right",
+            absent=f"on {study.config} these seeds do not show that it matters",
+            opposite=f"on {study.config} it chose the wrong one",
+        )
+        for study in studies
+    ]
     said.append(
-        "Early stopping keeps the weights of the best epoch; it waits as long as its patience says, since the course "
-        "is noisy, and these epochs are its price."
+        "Early stopping keeps the weights of the epoch that looked best, and waits as long as its patience says, since "
+        f"the course is noisy: {'; '.join(worth)}."
     )
     return " ".join(said)
 

@@ -111,11 +111,11 @@ def _explain(study: Study, share: float) -> tuple[str, str]:
     loss = {arm.label: study.shown(arm.label, "train_loss") for arm in study.arms}
     happened = (
         f"At one rate {study.config} ends at a training loss of {loss[moved]} with {moved} and of {loss[slow]} with "
-        f"{slow} ({same.measured}): {_verdict(same)}. A tenth of the first loss is reached {_reached(study, slow)}, "
-        f"and {_reached(study, moved)}. A gradient that stays the same is added up to 1 / (1 - {share:g}) = "
-        f"{1 / (1 - share):.3g} times its size, so the fair opponent without momentum is {plain}. It ends at "
-        f"{loss[plain]} ({longer.measured}): {_verdict(longer)}. At rates as much larger again, {far} ends at "
-        f"{loss[far]} and {wild} at {loss[wild]} ({largest.measured}): {_verdict(largest)}."
+        f"{slow} ({same.measured}): {_verdict(same)}. {_reached(study, slow)}, {_reached(study, moved)}. A gradient "
+        f"that stays the same is added up to 1 / (1 - {share:g}) = {1 / (1 - share):.3g} times its size, so the fair "
+        f"opponent without momentum is {plain}. It ends at {loss[plain]} ({longer.measured}): {_verdict(longer)}. At "
+        f"rates as much larger again, {far} ends at {loss[far]} and {wild} at {loss[wild]} ({largest.measured}): "
+        f"{_verdict(largest)}."
     )
     return happened, _because(longer, largest, share)
 
@@ -123,7 +123,7 @@ def _explain(study: Study, share: float) -> tuple[str, str]:
 def _because(longer: Difference, largest: Difference, share: float) -> str:
     gain = longer.choose(
         appears="Momentum gave more here than the longer step that it amounts to.",
-        absent="At the smaller rates momentum was worth what the longer step is worth, and no more.",
+        absent="At the smaller rates these seeds do not tell momentum from the longer step that it amounts to.",
         opposite="Here the longer step alone gave more than momentum.",
     )
     limit = largest.choose(
@@ -151,10 +151,10 @@ def _verdict(difference: Difference) -> str:
 
 
 def _reached(study: Study, label: str) -> str:
-    """After how many steps a tenth of the first loss was reached, in how many trainings."""
+    """How many steps it took to a tenth of the first loss, and in how many trainings it came there."""
     arm = study.arm(label)
     known = [steps for training in arm.trainings if (steps := training.figures.get("steps_to_loss")) is not None]
     if not known:
-        return f"never with {label}"
-    where = "" if len(known) == len(arm.trainings) else f" in {len(known)} of {len(arm.trainings)} trainings"
-    return f"after {fmean(known):,.0f} steps{where} with {label}"
+        return f"{label} does not come to a tenth of the first loss"
+    where = "" if len(known) == len(arm.trainings) else f" ({len(known)} of {len(arm.trainings)} trainings)"
+    return f"{label} comes to a tenth of the first loss in {fmean(known):,.0f} steps{where}"
