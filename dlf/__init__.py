@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "check",
     "compare",
     "evaluate",
     "load",
@@ -26,6 +27,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from dlf.api import (
+        check,
         compare,
         evaluate,
         load,

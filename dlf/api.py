@@ -17,6 +17,8 @@ from typing import Any
 from torch import Tensor
 
 from dlf import shipped, yaml12
+from dlf.commands.check import CheckResult
+from dlf.commands.check import check as check_experiment
 from dlf.commands.compare import Comparison
 from dlf.commands.compare import compare as compare_runs
 from dlf.commands.evaluate import Split, evaluate_run, open_run
@@ -188,6 +190,11 @@ def load(run: str, *, checkpoint: str | None = None, device: str | None = None, 
     opened.network.eval()
     assert opened.config.loss is not None
     return Trained(opened.network, opened.data, opened.data.classes, opened.experiment, opened.config.loss.type)
+
+
+def check(config: Config, *overrides: str) -> CheckResult:
+    """What `dlf check` finds: `failed` counts the failures, `findings` holds each with its number and remedy."""
+    return check_experiment(_load(config, list(overrides)))
 
 
 def summarize(config: Config, *overrides: str) -> Summary:

@@ -42,6 +42,7 @@ LEVELS = (
     ("backpropagation", "chain_rule", "collapse", "derivatives"),
     ("engine", "environment", "checkpoint"),
     ("experiment", "observe"),
+    ("checks",),
     ("commands", "curves", "display", "drawing", "html", "questions", "sheet"),
     ("api", "cli"),
     ("__init__", "__main__"),

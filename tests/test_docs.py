@@ -73,6 +73,7 @@ def test_every_command_is_in_the_table_and_every_one_there_exists() -> None:
         "dlf evaluate latest --split test",
         "dlf evaluate latest --split val --predictions val.csv",
         "dlf predict latest digit.png --picture seen.png",
+        "dlf check {config}",
         "dlf summarize {config} --plot picture.svg",
         "dlf report latest",
         "dlf train --resume latest",

@@ -8,7 +8,30 @@ from typing import Annotated
 import typer
 
 from dlf.cli.app import app
-from dlf.cli.options import AsJson, Quiet, RunsDir, show_json
+from dlf.cli.options import AsJson, Overrides, Quiet, RunsDir, show_json
+
+
+@app.command()
+def check(
+    what: Annotated[
+        str, typer.Argument(metavar="CONFIG|RUN", help="An experiment file, a shipped one's name, or a run.")
+    ],
+    overrides: Overrides = None,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look for faults of an experiment before it is trained; exit code 1 where a check fails."""
+    from dataclasses import asdict
+
+    from dlf import display
+    from dlf.commands.check import check as command
+    from dlf.commands.summarize import find_experiment
+
+    loaded = find_experiment(what, runs_dir, overrides or ())
+    result = command(loaded, tell=display.training(quiet=quiet).message)
+    show_json(asdict(result)) if as_json else display.show_check(result)
+    raise typer.Exit(1 if result.failed else 0)
 
 
 @app.command()

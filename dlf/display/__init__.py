@@ -5,6 +5,7 @@
     epochs.py     one epoch as a line of a log or a row of a terminal
     evaluated.py  what `dlf evaluate` found
     listed.py     the runs of a folder
+    checked.py    what `dlf check` found
     compared.py   runs beside each other
     notebook.py   outputs of a Jupyter notebook
     progress.py   what is told while training
@@ -20,6 +21,7 @@ No failure to draw reaches the training. What a stream refuses (closed, full, a 
 encoding lacks) ends in `streams.Stream`; whatever else goes wrong ends in `progress._Unbreakable`.
 """
 
+from dlf.display.checked import show_check
 from dlf.display.compared import show_comparison
 from dlf.display.evaluated import show_evaluation
 from dlf.display.listed import removal_text, show_removed, show_runs
@@ -36,6 +38,7 @@ from dlf.display.trials import trials
 __all__ = [
     "in_notebook",
     "removal_text",
+    "show_check",
     "show_comparison",
     "show_evaluation",
     "show_predictions",
