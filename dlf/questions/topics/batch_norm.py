@@ -109,14 +109,14 @@ def _at(study: Study, rate: float, difference: Difference) -> str:
             absent="there is nothing to compare",
             opposite="batch_norm makes it diverge",
         )
-    return f"At lr {rate:g} the network {plain} without and {normed} with it: {verdict} ({difference.measured})."
+    return f"At lr {rate:g}, {plain} without and {normed} with it: {verdict} ({difference.measured})."
 
 
 def _came(study: Study, label: str, figure: str) -> str:
     arm = study.arm(label)
     if arm.diverged == len(arm.trainings):
-        return "diverges every time"
-    return f"comes to {study.shown(label, figure)}"
+        return "divergence"
+    return study.shown(label, figure)
 
 
 def _best(study: Study, rates: Sequence[float]) -> str:

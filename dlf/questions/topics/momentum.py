@@ -11,7 +11,7 @@ import torch
 from dlf.engine import Experiment, TrainState
 from dlf.errors import UsageError
 from dlf.questions.design import Claim, Design, Measured, Subject, Variant
-from dlf.questions.results import Difference, Figure, Study, Sweep
+from dlf.questions.results import Arm, Difference, Figure, Study, Sweep
 from dlf.questions.topics import Shipped, topic
 
 _USUAL = 0.9
@@ -108,16 +108,22 @@ def valley_steps(share: float) -> int:
 def _explain(study: Study, share: float) -> tuple[str, str]:
     same, longer, largest = study.differences
     slow, plain, wild, moved, far = (arm.label for arm in study.arms)
-    loss = {arm.label: study.shown(arm.label, "train_loss") for arm in study.arms}
+    ends = {arm.label: _end(study, arm) for arm in study.arms}
     happened = (
-        f"At one rate {study.config} ends at a training loss of {loss[moved]} with {moved} and of {loss[slow]} with "
-        f"{slow} ({same.measured}): {_verdict(same)}. {_reached(study, slow)}, {_reached(study, moved)}. A gradient "
-        f"that stays the same is added up to 1 / (1 - {share:g}) = {1 / (1 - share):.3g} times its size, so the fair "
-        f"opponent without momentum is {plain}. It ends at {loss[plain]} ({longer.measured}): {_verdict(longer)}. At "
-        f"rates as much larger again, {far} ends at {loss[far]} and {wild} at {loss[wild]} ({largest.measured}): "
-        f"{_verdict(largest)}."
+        f"The training loss of {study.config}: {moved} {ends[moved]} and {slow}, the same rate without, {ends[slow]} "
+        f"({same.measured}): {_verdict(same)}. {_reached(study, slow)}, {_reached(study, moved)}. A gradient that "
+        f"stays the same is added up to 1 / (1 - {share:g}) = {1 / (1 - share):.3g} times its size, so the fair "
+        f"opponent without momentum is {plain}. It {ends[plain]} ({longer.measured}): {_verdict(longer)}. At rates as "
+        f"much larger again, {far} {ends[far]} and {wild} {ends[wild]} ({largest.measured}): {_verdict(largest)}."
     )
     return happened, _because(longer, largest, share)
+
+
+def _end(study: Study, arm: Arm) -> str:
+    """The training loss of a setting's last epoch."""
+    if arm.diverged == len(arm.trainings):
+        return "diverges"
+    return f"ends at {study.shown(arm.label, 'train_loss')}"
 
 
 def _because(longer: Difference, largest: Difference, share: float) -> str:
