@@ -39,6 +39,7 @@ CHECKS: tuple[Callable[[Prepared], list[Finding]], ...] = (
     signals.forward,
     signals.backward,
     signals.dead_units,
+    batch.update_size,
     batch.one_batch,
     baselines.baselines,
 )

@@ -21,6 +21,8 @@ from dlf.modules import Maxout, Weighted
 REACH = 0.99  # probability that a classifier must be able to give, and 1 - REACH to the others
 _LARGE = 1e4  # weights of an output layer that drive its outputs to their ends: far beyond every bound, exp() holds out
 _OUTSIDE = 0.01  # of the targets may be out of reach: outliers
+# Weighted sums on which an activation is tried: no kink lies in the middle of two, and they reach beyond every bend.
+_SUMS = 5 * torch.randn(256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 _NO_ACTIVATION = "end the output layer in no activation (identity)"
 
 # --- nonlinearity between the layers --------------------------------------------------------------------------------
@@ -68,7 +70,7 @@ def _merged(prepared: Prepared, layers: nn.Sequential, prefix: str = "") -> Iter
         elif isinstance(layer, Weighted) and not isinstance(layer, Maxout):
             if before is not None:
                 yield before, index
-            before = index if is_affine(layer.activate, torch.linspace(-10, 10, 41, dtype=torch.float64)) else None
+            before = index if is_affine(layer.activate, _SUMS) else None
         elif not _bends_nothing(layer, prepared.look.inputs[index]):
             before = None
 
@@ -113,10 +115,12 @@ def _reached(prepared: Prepared) -> tuple[float, float, float]:
     weighted = [layer for layer in network.modules() if isinstance(layer, Weighted)]
     generator = torch.Generator().manual_seed(prepared.experiment.seed)
     seen = []
-    for _ in range(4):
+    for sign in (1, -1):  # what one drives to one end, the other drives to the other
         for parameter in weighted[-1].parameters() if weighted else ():
-            drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.data.copy_(drawn.sign() * (drawn.abs() + 1) * _LARGE)
+            if sign > 0:
+                drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.data.copy_(_LARGE * drawn)
+            parameter.data *= sign
         with torch.no_grad():
             seen.append(network(prepared.x[:64]))
     output = torch.cat(seen)

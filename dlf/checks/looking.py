@@ -46,7 +46,7 @@ def walk(modules: nn.Sequential, prefix: str = "") -> Iterator[tuple[str, nn.Mod
 
 
 def look(network: Network, loss: BoundLoss, x: Tensor, y: Tensor) -> Look:
-    """Forward and backward; the network's own state stays, but for the running values of batch_norm."""
+    """Forward and backward in training mode; the running values of batch_norm move, and nothing else of the network."""
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
 
@@ -57,6 +57,8 @@ def look(network: Network, loss: BoundLoss, x: Tensor, y: Tensor) -> Look:
         module.register_forward_hook(lambda _, given, output, index=index: note(index, given, output))
         for index, module in walk(network.layers)
     ]
+    training = network.training
+    network.train()
     try:
         with torch.enable_grad():
             normalized = network.normalize(x).requires_grad_()  # so that the graph reaches every layer, frozen or not
@@ -65,6 +67,7 @@ def look(network: Network, loss: BoundLoss, x: Tensor, y: Tensor) -> Look:
             parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
             found = torch.autograd.grad(value, [*outputs.values(), *parameters.values()], allow_unused=True)
     finally:
+        network.train(training)
         for hook in hooks:
             hook.remove()
     return Look(

@@ -30,13 +30,17 @@ _STREAM = -(2**41)  # the position that mix() takes for the samples of a check: 
 
 @dataclass(frozen=True)
 class Prepared:
-    """An assembled experiment, and what is looked at of it: `x` (n, *shape) as read, and `y`, of the training part."""
+    """An assembled experiment, and what is looked at of it: `x` (n, *shape) as read, and `y`, of the training part.
+
+    `multiply_adds` counts the products with weights for one sample.
+    """
 
     config: ExperimentConfig
     experiment: Experiment
     state: TrainState
     x: Tensor
     y: Tensor
+    multiply_adds: int
 
     @cached_property
     def network(self) -> Network:
@@ -76,9 +80,9 @@ class Prepared:
 def prepare(experiment: Experiment, state: TrainState, config: ExperimentConfig) -> Prepared:
     """Choose the samples, by the seed: at most 256 of the training part, fewer where the network is expensive."""
     part = experiment.data.train
-    affordable = int(MULTIPLY_ADDS // max(1, _multiply_adds(state.network, part)))
-    x, y = drawn(part, min(SAMPLES, max(FEWEST, affordable)), experiment.seed)
-    return Prepared(config, experiment, state, x, y)
+    cost = _multiply_adds(state.network, part)
+    x, y = drawn(part, min(SAMPLES, max(FEWEST, int(MULTIPLY_ADDS // max(1, cost)))), experiment.seed)
+    return Prepared(config, experiment, state, x, y, cost)
 
 
 def drawn(part: Part, count: int, seed: int) -> tuple[Tensor, Tensor]:
