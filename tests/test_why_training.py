@@ -65,8 +65,9 @@ def assembled(subject: Subject, *overrides: str) -> tuple[Experiment, TrainState
 
 
 def gradients(experiment: Experiment, state: TrainState) -> Tensor:
-    """The gradient of every training sample by itself, (samples, parameters), in float64."""
+    """The gradient of every training sample by itself, in evaluation mode, (samples, parameters), in float64."""
     part, rows = experiment.data.train, []
+    state.network.eval()
     for index in range(len(part)):
         loss = experiment.loss(state.network(part.x[index : index + 1]), part.y[index : index + 1])
         found = torch.autograd.grad(loss, list(state.network.parameters()))
@@ -77,8 +78,10 @@ def gradients(experiment: Experiment, state: TrainState) -> Tensor:
 @pytest.mark.parametrize("size", [1, 4, 16, 64])
 def test_the_noise_is_the_variance_of_the_batchs_gradient(size: int) -> None:
     subject, design = designed("batch_size")
-    experiment, state = assembled(subject, f"data.batch_size={size}", "seed=3")
+    layers = "model.layers=[{type: linear, units: 6}, {type: dropout, rate: 0.5}]"  # which is no noise of the batch
+    experiment, state = assembled(subject, f"data.batch_size={size}", "seed=3", layers)
     found = design.before(experiment, state)["noise"]
+    assert state.network.training
     own = gradients(experiment, state)
     full = own.mean(0)
     generator = torch.Generator().manual_seed(3)
@@ -133,6 +136,8 @@ def test_silenced_units_are_those_of_dropout() -> None:
     layers = "model.layers=[{type: linear, units: 6}, {type: dropout, rate: %s}, {type: linear, units: 6}]"
     subject, design = designed("dropout", layers % "0.0")
     plain, state = assembled(subject, "model.layers=[{type: linear, units: 6}, {type: linear, units: 6}]")
+    for parameter in state.network.parameters():
+        parameter.data.mul_(1.5)  # no longer those of the seed
     part = plain.data.validation
     loss = evaluate(state.network, plain, part)["loss"]
     assert design.after(plain, state)["silenced"] == pytest.approx(loss, rel=1e-6)
