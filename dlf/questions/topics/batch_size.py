@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from statistics import linear_regression
 
@@ -43,6 +44,17 @@ def batch_size(subject: Subject) -> Design:
     longer = round(epochs * steps[sizes[-2]] / steps[sizes[-1]])
     least, most, long = f"batch {sizes[0]}", f"batch {sizes[-1]}", f"batch {sizes[-1]}, {longer} epochs"
     noise = Figure("noise", "gradient's variance")
+    started = 0.0
+
+    def before(experiment: Experiment, state: TrainState) -> Measured:
+        nonlocal started
+        found = _noise(experiment, state)
+        started = time.perf_counter()
+        return found
+
+    def after(experiment: Experiment, state: TrainState) -> Measured:
+        return {"steps": state.step, "epoch_seconds": (time.perf_counter() - started) / state.epoch}
+
     return Design(
         variants=[
             *(Variant(f"batch {size}", {"data.batch_size": size}) for size in sizes),
@@ -60,8 +72,8 @@ def batch_size(subject: Subject) -> Design:
             Sweep(noise.name, "variance of the gradient", "batch size", {f"batch {n}": n for n in sizes}, log=True),
         ],
         explain=lambda studies: _explain(studies[0], sizes, epochs),
-        before=_noise,
-        after=lambda experiment, state: {"steps": state.step},
+        before=before,
+        after=after,
     )
 
 
@@ -152,11 +164,27 @@ def _because(study: Study, noise: Difference, sizes: Sequence[int]) -> str:
         )
     said.append(
         f"A batch {sizes[-1] / sizes[0]:.3g} times as large costs as many times the arithmetic a step and is "
-        f"{math.sqrt(sizes[-1] / sizes[0]):.2g} times as exact, so at equal cost many rough steps go further than a "
-        "few exact ones, as long as the noise does not outweigh what they gain."
+        f"{math.sqrt(sizes[-1] / sizes[0]):.2g} times as exact, so for the same arithmetic many rough steps go further "
+        "than a few exact ones, as long as the noise does not outweigh what they gain."
     )
+    said.append(_times(study, named))
     said.append(_lesson(study))
-    return " ".join(said)
+    return " ".join(filter(None, said))
+
+
+def _times(study: Study, named: Sequence[str]) -> str:
+    """How long an epoch took, that of the quickest seed: the machine has other things to do. All else is repeatable."""
+    known = [
+        [t.figures["epoch_seconds"] for t in study.arm(label).trainings if t.figures.get("epoch_seconds")]
+        for label in (named[0], named[-1])
+    ]
+    if not all(known):
+        return ""
+    slow, quick = (1000 * min(value for value in values if value is not None) for values in known)
+    took = f"An epoch and its validation took {slow:.0f}ms with {named[0]} and {quick:.0f}ms with {named[-1]}"
+    if slow > 1.1 * quick:
+        return f"{took}: the products are the same, and every step has a cost of its own."
+    return f"{took}: here a step costs no more than its products."
 
 
 def _lesson(study: Study) -> str:
