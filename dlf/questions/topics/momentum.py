@@ -49,7 +49,7 @@ def momentum(subject: Subject) -> Design:
     plain = [_variant(lr * longer**power, 0.0, given.parameters) for power in range(3)]
     moved = [_variant(lr * longer**power, share, given.parameters) for power in range(2)]
     at = {variant.label: variant.settings["optimizer"]["lr"] for variant in plain}
-    at |= {variant.label: variant.settings["optimizer"]["lr"] * longer for variant in moved}
+    at |= {one.label: at[alike.label] for one, alike in zip(moved, plain[1:], strict=True)}
     line = {variant.label: "without momentum" for variant in plain}
     line |= {variant.label: f"momentum {share:g}" for variant in moved}
     return Design(
