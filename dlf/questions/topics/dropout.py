@@ -110,7 +110,7 @@ def _happened(study: Study) -> str:
         opposite="dropout widens it",
     )
     helps = loss.choose(
-        appears="so it pays: the validation loss is lower",
+        appears="it pays: the validation loss is lower",
         absent="the validation loss is neither better nor worse for it",
         opposite="it does harm: the validation loss is higher",
     )

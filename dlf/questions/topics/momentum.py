@@ -133,8 +133,8 @@ def _because(longer: Difference, largest: Difference, share: float) -> str:
         opposite="Here the longer step alone gave more than momentum.",
     )
     limit = largest.choose(
-        appears=f"That shows: of two rates that are one in the long run, {largest.first} learns what {largest.second} "
-        "does not.",
+        appears=f"That shows: of two rates that are one in the long run, {largest.first} does better than "
+        f"{largest.second}.",
         absent=f"Of {largest.first} and {largest.second} these seeds show no difference, so neither limit shows there.",
         opposite=f"That does not show: {largest.first} did worse than {largest.second}.",
     )
