@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from dlf.derivatives import Quantity, find
+from dlf.derivatives import Quantity, find, formulas_of
 from dlf.errors import UsageError
 from dlf.layers import Residual
 from dlf.losses import LOSSES, BoundLoss
@@ -93,7 +93,7 @@ def walk(network: Network, x: Tensor, y: Tensor, loss: BoundLoss) -> Walk:
     """
     assert network.inputs_mean.dtype == torch.float64, "walk(in_float64(network), ...)"
     x = network.normalize(x)
-    target = network.scaled(y.double() if y.is_floating_point() else y)
+    target = network.scaled(y)
     layers = [(str(index), f"layers.{index}", layer) for index, layer in enumerate(network.layers)]
     output, back = _forward(layers, x, "the normalized input")
     value, gradient = _loss(loss, output, target)
@@ -184,7 +184,6 @@ def _loss(loss: BoundLoss, output: Tensor, target: Tensor) -> tuple[Quantity, Qu
             " g(output, target, ...) is (loss, dL/d(output)), and formulas=(that of the loss, that of dL/do)"
             " (dlf/losses.py)"
         )
-    formulas = facts.get("formulas", (loss.name, f"derivative of {loss.name}"))
     value, gradient = loss.with_gradient(output, target)
-    of_loss, of_gradient = formulas(**loss.parameters) if callable(formulas) else formulas
+    of_loss, of_gradient = formulas_of(facts, loss.parameters, (loss.name, f"derivative of {loss.name}"))
     return Quantity("L", of_loss, value), Quantity("dL/do", of_gradient, gradient)

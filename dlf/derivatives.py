@@ -16,7 +16,7 @@ left side, and the first of equal numbers is the largest.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,16 @@ def find(module: nn.Module, index: str) -> tuple[str, Derivative]:
     return _DERIVATIVES[type(module)]
 
 
+def formulas_of(facts: Mapping[str, Any], parameters: Mapping[str, Any], otherwise: tuple[str, str]) -> tuple[str, str]:
+    """The fact `formulas` of an activation or a loss with its parameters: that of the function and of its derivative."""
+    formulas = facts.get("formulas", otherwise)
+    if callable(formulas):
+        of_function, of_derivative = formulas(**parameters)
+        return of_function, of_derivative
+    settings = "".join(f", {name} = {value}" for name, value in parameters.items())
+    return formulas[0] + settings, formulas[1] + settings
+
+
 # --- what every neuron does: a weighted sum and an activation ---------------------------------------------------------
 
 
@@ -92,20 +102,18 @@ def activated(activation: Component, z: Tensor) -> tuple[list[Quantity], Back]:
             " slope=g, where g(z, ...) is f'(z), and formulas=(that of f, that of f') (dlf/activations.py)"
         )
     a = entry.function(z.clone(), **parameters)
-    names = ("f(z)", "f'(z)") if slope else ("f(z)", "dL/dz")
-    of_f, of_slope = entry.facts.get("formulas", names)
-    where = "".join(f", {name} = {value}" for name, value in parameters.items())
+    of_f, of_derivative = formulas_of(entry.facts, parameters, ("as registered", "as registered"))
 
     def back(g: Tensor) -> list[Quantity]:
         if slope is None:
-            return [Quantity("dL/dz", of_slope + where, entry.facts["pullback"](g, z, **parameters))]
+            return [Quantity("dL/dz", of_derivative, entry.facts["pullback"](g, z, **parameters))]
         steepness = slope(z, **parameters)
         return [
-            Quantity("f'(z)", of_slope + where, steepness),
+            Quantity("f'(z)", of_derivative, steepness),
             Quantity("dL/dz", "dL/da f'(z)", g * steepness),
         ]
 
-    return [Quantity("a", f"{activation.type}(z) = {of_f}{where}", a)], back
+    return [Quantity("a", f"{activation.type}(z) = {of_f}", a)], back
 
 
 def _over(batch: Tensor, formula: str) -> str:

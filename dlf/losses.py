@@ -10,8 +10,9 @@ give the loss of the whole. That holds with class weights too (torch's own mean 
 | binary | (batch, 1) | int64 (batch,), 0 or 1 |
 | regression | (batch, targets) | float (batch, targets) |
 
-The fact `gradient` is `f(output, target, *, ...) -> (loss, dL/d output)`, the derivative written out, where the loss is
-common enough that autograd's bookkeeping would be felt; both tensors come without a graph.
+The fact `gradient` is `f(output, target, *, ...) -> (loss, dL/d output)`, the derivative written out; both tensors come
+without a graph. Training takes it, and autograd where a loss has none. The fact `formulas` holds the two as a page
+prints them, o being the output, t the target and n the samples: a pair of texts, or `f(*, ...)` that gives the pair.
 
 The fact `tasks` lists what a loss serves, the fact `takes` what the network must give it: "logits" (any number; the
 loss applies softmax or sigmoid itself), "log_probabilities" (the network ends in log_softmax), "scores" (any number, no
@@ -92,7 +93,20 @@ def _cross_entropy_gradient(
     return value, p.sub_(aim).div_(n)
 
 
-@LOSSES.register("cross_entropy", tasks=("classification",), takes="logits", gradient=_cross_entropy_gradient)
+def _cross_entropy_formulas(*, label_smoothing: float, class_weights: object) -> tuple[str, str]:
+    q = f"q the true class, smoothed by {label_smoothing:g}" if label_smoothing else "q 1 for the true class, else 0"
+    if class_weights is None:
+        return f"mean of -sum(q log softmax(o)), {q}", "(softmax(o) - q) / n"
+    return f"mean of -sum(w q log softmax(o)), {q}, w the class weights", "(softmax(o) sum(w q) - w q) / n"
+
+
+@LOSSES.register(
+    "cross_entropy",
+    tasks=("classification",),
+    takes="logits",
+    gradient=_cross_entropy_gradient,
+    formulas=_cross_entropy_formulas,
+)
 def cross_entropy(
     output: Tensor, target: Tensor, *, label_smoothing: Share = 0.0, class_weights: ClassWeights = None
 ) -> Tensor:
@@ -116,7 +130,22 @@ def _binary_cross_entropy_gradient(
     return value, torch.sigmoid(output).mul_(positive + (1 - aim)).sub_(positive).div_(len(output))
 
 
-@LOSSES.register("binary_cross_entropy", tasks=("binary",), takes="logits", gradient=_binary_cross_entropy_gradient)
+def _binary_cross_entropy_formulas(*, label_smoothing: float, positive_weight: float) -> tuple[str, str]:
+    q, s = ("q", f", q = {1 - label_smoothing:g} t + {label_smoothing / 2:g}") if label_smoothing else ("t", "")
+    p = f"p = sigmoid(o){s}"
+    if positive_weight == 1:
+        return f"mean of -({q} log p + (1 - {q}) log(1 - p)), {p}", f"(p - {q}) / n"
+    w = f"{positive_weight:g}"
+    return f"mean of -({w} {q} log p + (1 - {q}) log(1 - p)), {p}", f"((1 - {q}) p - {w} {q} (1 - p)) / n"
+
+
+@LOSSES.register(
+    "binary_cross_entropy",
+    tasks=("binary",),
+    takes="logits",
+    gradient=_binary_cross_entropy_gradient,
+    formulas=_binary_cross_entropy_formulas,
+)
 def binary_cross_entropy(
     output: Tensor, target: Tensor, *, label_smoothing: Share = 0.0, positive_weight: PositiveFloat = 1.0
 ) -> Tensor:
@@ -131,7 +160,22 @@ def binary_cross_entropy(
     return F.binary_cross_entropy_with_logits(logit, smoothed, pos_weight=weight)
 
 
-@LOSSES.register("nll", tasks=("classification",), takes="log_probabilities")
+def _nll_gradient(output: Tensor, target: Tensor, *, class_weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    weights = torch.ones_like(output) if class_weights is None else class_weights.to(output).expand_as(output)
+    true = target[:, None]
+    gradient = torch.zeros_like(output).scatter_(1, true, weights.gather(1, true) / -len(output))
+    return (gradient * output).sum(), gradient  # the loss is linear in the output
+
+
+def _nll_formulas(*, class_weights: object) -> tuple[str, str]:
+    if class_weights is None:
+        return "mean of -o_t, t the true class", "-1 / n for the true class, else 0"
+    return "mean of -w_t o_t, t the true class, w the class weights", "-w_t / n for the true class, else 0"
+
+
+@LOSSES.register(
+    "nll", tasks=("classification",), takes="log_probabilities", gradient=_nll_gradient, formulas=_nll_formulas
+)
 def nll(output: Tensor, target: Tensor, *, class_weights: ClassWeights = None) -> Tensor:
     """-w_y log p_y for the true class y, from log-probabilities: the network ends in log_softmax.
 
@@ -140,7 +184,24 @@ def nll(output: Tensor, target: Tensor, *, class_weights: ClassWeights = None) -
     return F.nll_loss(output, target, _on(output, class_weights), reduction="sum") / len(target)
 
 
-@LOSSES.register("kl_div", tasks=("classification",), takes="log_probabilities")
+def _kl_div_gradient(output: Tensor, target: Tensor, *, label_smoothing: float) -> tuple[Tensor, Tensor]:
+    gradient = _smoothed(output, target, label_smoothing) / -len(output)
+    return kl_div(output, target, label_smoothing=label_smoothing), gradient
+
+
+def _smoothed(output: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
+    """q (batch, classes): (1 - s) [c = target] + s / classes."""
+    spread = label_smoothing / output.shape[1]
+    return torch.full_like(output, spread).scatter_(1, target[:, None], 1 - label_smoothing + spread)
+
+
+@LOSSES.register(
+    "kl_div",
+    tasks=("classification",),
+    takes="log_probabilities",
+    gradient=_kl_div_gradient,
+    formulas=("mean of sum(q (log q - o)), q the smoothed true class", "-q / n"),
+)
 def kl_div(output: Tensor, target: Tensor, *, label_smoothing: Share = 0.1) -> Tensor:
     """sum_c q_c (log q_c - log p_c): KL divergence of the smoothed true class q from the network's log-probabilities.
 
@@ -148,12 +209,34 @@ def kl_div(output: Tensor, target: Tensor, *, label_smoothing: Share = 0.1) -> T
     target int64 (batch,). It is cross-entropy less the entropy of q, a constant: the gradients are those of
     cross-entropy, and the least value is 0 whatever the smoothing. Kullback and Leibler, 1951.
     """
-    spread = label_smoothing / output.shape[1]
-    smoothed = torch.full_like(output, spread).scatter_(1, target[:, None], 1 - label_smoothing + spread)
-    return F.kl_div(output, smoothed, reduction="batchmean")
+    return F.kl_div(output, _smoothed(output, target, label_smoothing), reduction="batchmean")
 
 
-@LOSSES.register("hinge", tasks=("classification", "binary"), takes="scores")
+def _hinge_gradient(output: Tensor, target: Tensor, *, margin: float) -> tuple[Tensor, Tensor]:
+    if output.shape[1] == 1:
+        side = (2 * target - 1).to(output)[:, None]
+        lead, direction = side * output, side
+    else:
+        true = target[:, None]
+        others = output.scatter(1, true, -math.inf)
+        best = others.amax(1, keepdim=True)
+        rivals = (others == best).to(output)  # equal ones share, as in torch
+        lead = output.gather(1, true) - best
+        direction = (-rivals / rivals.sum(1, keepdim=True)).scatter_(1, true, 1.0)
+    short = F.relu(margin - lead)  # (batch, 1)
+    return short.mean(), direction * (short > 0) / -len(output)
+
+
+@LOSSES.register(
+    "hinge",
+    tasks=("classification", "binary"),
+    takes="scores",
+    gradient=_hinge_gradient,
+    formulas=(
+        "mean of max(0, margin - lead), lead = o_t - the best other score, or (2 t - 1) o of a single one",
+        "-(dlead/do) / n where lead < margin, else 0",
+    ),
+)
 def hinge(output: Tensor, target: Tensor, *, margin: PositiveFloat = 1.0) -> Tensor:
     """max(0, margin - y s) for two classes, y = -1 or +1; for more, max(0, margin - (s_y - the best other score)).
 
@@ -174,21 +257,52 @@ def _mse_gradient(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return torch.dot(errors, errors) / n, errors.mul(2 / n).view_as(output)
 
 
-@LOSSES.register("mse", tasks=("regression",), takes="values", gradient=_mse_gradient)
+@LOSSES.register(
+    "mse",
+    tasks=("regression",),
+    takes="values",
+    gradient=_mse_gradient,
+    formulas=("mean of (o - t)^2", "2 (o - t) / (n targets)"),
+)
 def mse(output: Tensor, target: Tensor) -> Tensor:
     """(output - target)^2, mean over the batch and the targets; both (batch, targets). Large errors count most."""
     assert output.shape == target.shape, (output.shape, target.shape)
     return F.mse_loss(output, target)
 
 
-@LOSSES.register("mae", tasks=("regression",), takes="values")
+def _mae_gradient(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    errors = output - target
+    return errors.abs().mean(), errors.sign().div_(errors.numel())
+
+
+@LOSSES.register(
+    "mae",
+    tasks=("regression",),
+    takes="values",
+    gradient=_mae_gradient,
+    formulas=("mean of |o - t|", "sign(o - t) / (n targets)"),
+)
 def mae(output: Tensor, target: Tensor) -> Tensor:
     """|output - target|, mean over the batch and the targets; both (batch, targets). It learns the median."""
     assert output.shape == target.shape, (output.shape, target.shape)
     return F.l1_loss(output, target)
 
 
-@LOSSES.register("huber", tasks=("regression",), takes="values")
+def _huber_gradient(output: Tensor, target: Tensor, *, delta: float) -> tuple[Tensor, Tensor]:
+    errors = output - target
+    return huber(output, target, delta=delta), errors.clamp(-delta, delta).div_(errors.numel())
+
+
+@LOSSES.register(
+    "huber",
+    tasks=("regression",),
+    takes="values",
+    gradient=_huber_gradient,
+    formulas=(
+        "mean of e^2 / 2 where |e| <= delta, else delta (|e| - delta / 2), e = o - t",
+        "(e cut off at -delta and delta) / (n targets)",
+    ),
+)
 def huber(output: Tensor, target: Tensor, *, delta: PositiveFloat = 1.0) -> Tensor:
     """e^2 / 2 where |e| <= delta, else delta (|e| - delta / 2), e = output - target: outliers pull with a fixed force.
 
