@@ -18,6 +18,7 @@ LEVELS = (
     ("errors",),
     ("registry", "durable", "figure_files", "findings", "memory", "statistics", "yaml12_scalars"),
     ("info", "run", "shipped", "yaml12"),
+    ("doctor",),
     (
         "activations",
         "inits",
@@ -39,7 +40,7 @@ LEVELS = (
     ("config",),
     ("streamed", "pictures"),
     ("data", "model", "history"),
-    ("backpropagation", "chain_rule", "collapse", "derivatives"),
+    ("backpropagation", "chain_rule", "collapse", "derivatives", "gradient_check"),
     ("engine", "environment", "checkpoint"),
     ("experiment", "observe"),
     ("checks",),
@@ -52,6 +53,7 @@ LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 NO_TORCH = (
     "errors",
     "registry",
+    "doctor",
     "durable",
     "findings",
     "run",

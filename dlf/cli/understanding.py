@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dlf.cli.app import app
-from dlf.cli.options import AsJson, Overrides, Quiet, RunsDir, show_json
+from dlf.cli.options import AsJson, Overrides, Quiet, RunsDir, Which, show_json
 
 
 @app.command()
@@ -32,6 +32,37 @@ def check(
     result = command(loaded, tell=display.training(quiet=quiet).message)
     show_json(asdict(result)) if as_json else display.show_check(result)
     raise typer.Exit(1 if result.failed else 0)
+
+
+@app.command()
+def explain(
+    what: Annotated[
+        str, typer.Argument(metavar="CONFIG|RUN", help="An experiment file, a shipped one's name, or a run.")
+    ],
+    overrides: Overrides = None,
+    sample: Annotated[int, typer.Option(metavar="N", help="Which sample of the training part, from 0.")] = 0,
+    unit: Annotated[
+        str | None, typer.Option(metavar="LAYER:INDEX", help="One neuron: 0:3, or 2:5,0,7 for a pixel of channel 5.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it as a page to walk through.")] = None,
+    checkpoint: Which = None,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Take one sample forward, back and through the update, in numbers; exit code 1 where a gradient is not right."""
+    from dataclasses import asdict
+
+    from dlf import display
+    from dlf.commands.explain import explain_what
+
+    tell = display.training(quiet=False).message
+    result = explain_what(what, overrides or (), runs_dir, sample=sample, unit=unit, which=checkpoint, tell=tell)
+    if html is not None:
+        from dlf.html.walk import write_walk
+
+        write_walk(result, html)
+    show_json(asdict(result)) if as_json else display.show_explanation(result)
+    raise typer.Exit(0 if all(comparison.holds for comparison in result.comparisons) else 1)
 
 
 @app.command()

@@ -17,17 +17,22 @@ from dlf.run import RunDirectory
 
 def find_experiment(what: str, runs: Path, overrides: Sequence[str] = ()) -> Loaded:
     """The experiment of a file, of a shipped name or of a run, in this order; UsageError where it is none of them."""
+    source = find_source(what, runs)
+    return load(source.config if isinstance(source, RunDirectory) else source, overrides)
+
+
+def find_source(what: str, runs: Path) -> Path | RunDirectory:
+    """The experiment file or the run that CONFIG|RUN means; UsageError where it is neither."""
     if Path(what).is_dir():
-        return load(RunDirectory.find(what, runs).config, overrides)
+        return RunDirectory.find(what, runs)
     try:
-        return load(shipped.find(what), overrides)
+        path = shipped.find(what)
     except UsageError as no_file:
-        if Path(what).suffix or what in shipped.names():
-            raise
         try:
-            return load(RunDirectory.find(what, runs).config, overrides)
+            return RunDirectory.find(what, runs)
         except RunError as no_run:
             raise UsageError(f"{no_file} And it is no run: {no_run}") from None
+    return path
 
 
 def summarize_experiment(loaded: Loaded) -> Summary:

@@ -4,6 +4,7 @@
     words.py      values as words: numbers, durations, bytes, spark lines
     epochs.py     one epoch as a line of a log or a row of a terminal
     evaluated.py  what `dlf evaluate` found
+    explained.py  what `dlf explain` found
     listed.py     the runs of a folder
     checked.py    what `dlf check` found
     compared.py   runs beside each other
@@ -24,6 +25,7 @@ encoding lacks) ends in `streams.Stream`; whatever else goes wrong ends in `prog
 from dlf.display.checked import show_check
 from dlf.display.compared import show_comparison
 from dlf.display.evaluated import show_evaluation
+from dlf.display.explained import show_explanation
 from dlf.display.listed import removal_text, show_removed, show_runs
 from dlf.display.notebook import in_notebook
 from dlf.display.predicted import show_predictions
@@ -41,6 +43,7 @@ __all__ = [
     "show_check",
     "show_comparison",
     "show_evaluation",
+    "show_explanation",
     "show_predictions",
     "show_records",
     "show_removed",
