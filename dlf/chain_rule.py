@@ -115,8 +115,7 @@ def _forward(layers: Layers, x: Tensor, source: str) -> tuple[Tensor, Backward]:
     """x, which comes from `source`, through all layers: the output, and the way back."""
     backs = []
     for index, path, module in layers:
-        passed = _block if isinstance(module, Residual) else _layer
-        x, back = passed(index, path, module, Quantity("x", source, x))
+        x, back = _layer(index, path, module, Quantity("x", source, x))
         backs.append(back)
         source = f"the output of layer {index}"
 
@@ -132,6 +131,8 @@ def _forward(layers: Layers, x: Tensor, source: str) -> tuple[Tensor, Backward]:
 
 def _layer(index: str, path: str, module: nn.Module, x: Quantity) -> tuple[Tensor, Callable[[Tensor, str], LayerPass]]:
     """One layer by its own derivative."""
+    if isinstance(module, Residual):
+        return _block(index, path, module, x)
     name, derivative = find(module, index)
     steps, way_back = derivative(module, x.value)
     output = steps[-1]

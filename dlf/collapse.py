@@ -63,7 +63,7 @@ def _behind(index: str, layer: nn.Module, matrix: Tensor, shift: Tensor) -> tupl
     )
 
 
-def _normalized(layer: nn.BatchNorm1d, matrix: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+def _normalized(layer: nn.BatchNorm1d | nn.BatchNorm2d, matrix: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     """gain (x - mean) / deviation + offset; of images one gain for all pixels of a channel."""
     running = [layer.get_buffer("running_mean"), layer.get_buffer("running_var")]
     pixels = len(shift) // layer.num_features

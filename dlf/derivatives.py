@@ -75,7 +75,7 @@ def find(module: nn.Module, index: str) -> tuple[str, Derivative]:
 
 
 def formulas_of(facts: Mapping[str, Any], parameters: Mapping[str, Any], otherwise: tuple[str, str]) -> tuple[str, str]:
-    """The fact `formulas` of an activation or a loss with its parameters: that of the function and of its derivative."""
+    """The fact `formulas` of an activation or a loss, with its parameters: the function's and the derivative's."""
     formulas = facts.get("formulas", otherwise)
     if callable(formulas):
         of_function, of_derivative = formulas(**parameters)
