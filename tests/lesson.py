@@ -45,7 +45,10 @@ _EXAMPLE = re.compile(
     r"```text\n(?P<output>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-_VARYING = re.compile(r"-\d{8}-\d{6}-[0-9a-f]{4}\b|\b\d+(?:\.\d+)?m?s\b|\b\d+m\d\ds\b|\b\d+h\d\dm\b|[\d,]+/s\b")
+_VARYING = re.compile(
+    r"-\d{8}-\d{6}-[0-9a-f]{4}\b"  # the id of a run
+    r"|\b(?:\d+h)?(?:\d+m)?\d+(?:\.\d+)?m?s\b(?:  +[\d,]+(?!\S))?"  # a time, and samples/s in the column behind it
+)
 _TOKEN = re.compile(r"(?:(?<![\w)])[-+])?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?|[^\W\d_]+|[^\s\w]")
 _DRAWN = re.compile(r"[─-◿⠀-⣿]+")  # lines, bars and dots: as long as the numbers beside them say
 

@@ -327,16 +327,18 @@ def test_the_table_of_activations(name: str, function: str, derivative: str, rea
         == {
             "relu": "0 and above",
             "leaky_relu": "all numbers",
+            "elu": "above -1",
             "tanh": "between -1 and 1",
             "sigmoid": "between 0 and 1",
         }[name]
     )
-    bounds = {"0 and above": (0, 9), "all numbers": (-0.09, 9), "between -1 and 1": (-1, 1), "between 0 and 1": (0, 1)}
+    bounds = {"0 and above": (0, 9), "all numbers": (-0.09, 9), "above -1": (-1, 9)}
+    bounds |= {"between -1 and 1": (-1, 1), "between 0 and 1": (0, 1)}
     assert (least, greatest) == pytest.approx(bounds[reach], abs=2e-4)
 
 
 def test_the_table_has_its_rows() -> None:
-    assert [row[0] for row in ROWS] == ["relu", "leaky_relu", "tanh", "sigmoid"]
+    assert [row[0] for row in ROWS] == ["relu", "leaky_relu", "elu", "tanh", "sigmoid"]
     assert "1/4" in sections()["Activation"]
     slopes = [a * (1 - a) for a in torch.linspace(0, 1, 1001).tolist()]
     assert max(slopes) == pytest.approx(1 / 4)
