@@ -58,9 +58,7 @@ def _behind(index: str, layer: nn.Module, matrix: Tensor, shift: Tensor) -> tupl
     if isinstance(layer, nn.Flatten | nn.Identity | Dropout | nn.AlphaDropout | Activate):
         return matrix, shift
     known = "linear, batch_norm, flatten, dropout, alpha_dropout and residual"
-    raise UsageError(
-        f"layer {index} ({type(layer).__name__}) is not put into a matrix; those of these layers are: {known}"
-    )
+    raise UsageError(f"layer {index} is a {type(layer).__name__}; what can be collapsed is made of {known}")
 
 
 def _normalized(layer: nn.BatchNorm1d | nn.BatchNorm2d, matrix: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
