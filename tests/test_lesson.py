@@ -91,6 +91,15 @@ def test_links_lead_somewhere() -> None:
             assert place in anchors, target
 
 
+def test_what_dlf_refers_to_is_here() -> None:
+    """Findings say where to read more: a section of the lesson, or a topic of dlf why."""
+    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "dlf").rglob("*.py"))
+    places, asked = re.findall(r"lesson\.md#([\w-]+)", source), re.findall(r'"dlf why (\w+)"', source)
+    assert places
+    assert set(places) <= {anchor(heading) for heading in SECTIONS}
+    assert set(asked) <= {topic.name for topic in topics()}
+
+
 @pytest.mark.parametrize(("name", "file"), re.findall(r"`(\w+)`\s+in\s+\[[^\]]+\]\(\.\./([^)]+)\)", TEXT))
 def test_a_file_holds_what_is_said_of_it(name: str, file: str) -> None:
     source = (ROOT / file).read_text(encoding="utf-8")
