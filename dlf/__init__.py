@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 __all__ = [
     "check",
     "compare",
+    "diagnose",
     "evaluate",
     "load",
     "predict",
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from dlf.api import (
         check,
         compare,
+        diagnose,
         evaluate,
         load,
         predict,

@@ -37,7 +37,9 @@ from dlf.commands.why import why as ask
 from dlf.config import Loaded, loads
 from dlf.config import load as load_file
 from dlf.data import Data
+from dlf.doctor import diagnose_run
 from dlf.engine import Experiment, TrainState
+from dlf.findings import Finding
 from dlf.model import Network, Summary
 from dlf.questions.results import Figure, Training, Why
 from dlf.run import Record, RunDirectory
@@ -169,6 +171,11 @@ def compare(*names: str, split: Split = "val", device: str | None = None, runs: 
 def records(run: str, *, runs: str | Path = "runs") -> list[Record]:
     """The epochs of a run as metrics.jsonl has them: a mapping an epoch; what was no number is None."""
     return RunDirectory.find(str(run), Path(runs)).read_metrics()
+
+
+def diagnose(run: str, *, runs: str | Path = "runs") -> list[Finding]:
+    """What the doctor says of a run, finished or not: every finding with its number, failures first."""
+    return diagnose_run(RunDirectory.find(str(run), Path(runs)))
 
 
 def report(

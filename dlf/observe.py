@@ -1,21 +1,26 @@
-"""What is noted of a network after each epoch: `dlf report` shows it. It reads, and changes nothing of what is trained.
+"""What is noted of a network while it is trained: for `dlf report` and for the verdicts of dlf/doctor. It reads, and
+changes nothing of what is trained.
 
-layers.jsonl holds one object an epoch, seen on the same training samples each time, at most 256, in evaluation mode:
+layers.jsonl holds one object an epoch, and one after every `train.observe_every_steps` steps. The same training samples
+are looked at each time, at most 256, in evaluation mode:
 
-    epoch, step, samples   how far training was, and how many samples were looked at
+    epoch, step, samples   how far training was (epochs that are finished), and how many samples were looked at
     loss                   their mean loss, without penalties
+    most_said              share of the samples that get the most frequent answer; null for regression
     layers                 a list from the input on, one object for each layer but flatten and dropout:
       layer, module        its index as `dlf summarize` counts, "0" or "2.1" within a block; the class of its module
       activation           what follows its weighted sum, or null
       mean, std            of its outputs, over samples and units
+      sample_std           of its outputs between samples: the root of the variances of the units' outputs, averaged
       zeros                share of the outputs that are exactly 0
       dead                 share of the units (channels of images) whose output is 0 for every sample
       saturated            share of the outputs within 1 % of an end of the activation's range; null if it has not two
       gradient_norm        Euclidean norm of dL/dp over its parameters p, for the mean loss of these samples
       weight_norm          Euclidean norm of its parameters
-      update_ratio         norm of the epoch's last update of its parameters, divided by their norm before it
+      update_ratio         norm of the last update of its parameters, divided by their norm before it
 
-The last three are null for a layer without parameters; a number that is not finite is null too.
+The last three are null for a layer without parameters, gradient_norm is for one that is frozen (requires_grad False); a
+number that is not finite is null too.
 
 boundary.jsonl is written for data of two features: what the network says on a grid of 48 x 48 points over the range of
 the training samples and a twentieth on each side. One object an epoch, from epoch 100 on every 10th, from 1000 on every
@@ -36,7 +41,7 @@ from torch import Tensor, nn
 from dlf.data import Part
 from dlf.engine import Experiment, TrainState, outputs
 from dlf.layers import Residual
-from dlf.losses import LOSSES, probabilities
+from dlf.losses import LOSSES, Task, predicted, probabilities
 from dlf.model import Network
 from dlf.modules import Activate, Dropout, Weighted
 from dlf.registry import Component
@@ -45,7 +50,8 @@ from dlf.run import RunDirectory
 SAMPLES = 256
 GRID = 48
 _CHUNK = 2**16
-_NUMBERS = ("mean", "std", "zeros", "dead", "saturated", "gradient_norm", "weight_norm", "update_ratio")
+_JUDGED = 2**12  # samples from which the loss of the answer 0 is taken: for most losses one would do
+_NUMBERS = ("mean", "std", "sample_std", "zeros", "dead", "saturated", "gradient_norm", "weight_norm", "update_ratio")
 _NEAR = 0.01  # of the range: where tanh is within 0.02 of an end its slope is below 0.04
 _RANGES = {  # of the activations that are flat at both ends
     "sigmoid": (0.0, 1.0),
@@ -59,9 +65,10 @@ _RANGES = {  # of the activations that are flat at both ends
 class Observer:
     """Looks at a training from outside: `step` after each step, `note` after each epoch."""
 
-    def __init__(self, state: TrainState, experiment: Experiment) -> None:
+    def __init__(self, state: TrainState, experiment: Experiment, every_steps: int | None = None) -> None:
         self._state = state
         self._experiment = experiment
+        self._every_steps = every_steps
         part = experiment.data.train
         samples = min(SAMPLES, len(part))
         chosen = torch.arange(samples) * len(part) // samples  # evenly spread: a file may be sorted by class
@@ -70,27 +77,47 @@ class Observer:
         self._layers = list(_layers(state.network.layers))
         self._grid = _Grid(part) if tuple(part.x.shape[1:]) == (2,) else None
         self._before: dict[nn.Parameter, Tensor] = {}
-        self.step()
+        self._noted = state.step  # the last step that was looked at; a run that goes on was looked at where it stopped
+        self._copy()
 
-    def step(self) -> None:
-        """Keep a copy of the weights before the last step of an epoch."""
-        if (self._state.step + 1) % self._experiment.steps_per_epoch == 0:
-            self._before = {p: p.detach().clone() for p in self._state.network.parameters()}
+    def step(self, run: RunDirectory, *, stopping: bool) -> None:
+        """After a step: look at the network if it is time to. The end of an epoch is left to `note`, unless training
+        stops before that: one that is resumed there no longer knows the weights before its last step."""
+        if self._is_looked_at(self._state.step) and (stopping or self._state.step % self._experiment.steps_per_epoch):
+            self._note_layers(run)
+        self._copy()
 
     def note(self, run: RunDirectory) -> None:
         """Look at the network at the end of an epoch, and add what is seen to the run's directory."""
-        place = {"epoch": self._state.epoch, "step": self._state.step}
-        run.note_observation(run.layers, {**place, **self.layers()})
+        self._note_layers(run)
         if self._grid is not None and is_kept(self._state.epoch):
-            run.note_observation(run.boundary, {**place, **self._grid.answers(self._state.network, self._experiment)})
-        self.step()
+            answers = self._grid.answers(self._state.network, self._experiment)
+            run.note_observation(run.boundary, {**self._place(), **answers})
+        self._copy()
+
+    def _note_layers(self, run: RunDirectory) -> None:
+        if self._state.step > self._noted:
+            run.note_observation(run.layers, {**self._place(), **self.layers()})
+            self._noted = self._state.step
+
+    def _place(self) -> dict[str, int]:
+        return {"epoch": self._state.step // self._experiment.steps_per_epoch, "step": self._state.step}
+
+    def _is_looked_at(self, step: int) -> bool:
+        every = self._every_steps
+        return step % self._experiment.steps_per_epoch == 0 or (every is not None and step % every == 0)
+
+    def _copy(self) -> None:
+        """Keep the weights before a step after which they are looked at."""
+        if self._is_looked_at(self._state.step + 1):
+            self._before = {p: p.detach().clone() for p in self._state.network.parameters()}
 
     def layers(self) -> dict[str, Any]:
         """What layers.jsonl says of the network as it is."""
-        loss, gradients, seen = self._backward()
-        measured = [{"loss": loss}]
+        output, loss, gradients, seen = self._backward()
+        measured = [{"loss": loss, **_of_answers(output, self._experiment.task)}]
         for _, layer in self._layers:
-            parameters = [p for p in layer.parameters() if p in gradients]
+            parameters = list(layer.parameters())
             measured.append({**_of_outputs(layer, seen[layer]), **_of_parameters(parameters, gradients, self._before)})
         values = [value.float() for row in measured for value in row.values()]
         numbers = iter(torch.stack(values).tolist())  # the one synchronization
@@ -99,12 +126,12 @@ class Observer:
             {**_description(index, layer), **dict.fromkeys(_NUMBERS), **row}
             for (index, layer), row in zip(self._layers, rows, strict=True)
         ]
-        return {"samples": len(self._x), **total, "layers": described}
+        return {"samples": len(self._x), "most_said": None, **total, "layers": described}
 
-    def _backward(self) -> tuple[Tensor, dict[nn.Parameter, Tensor], dict[nn.Module, Tensor]]:
-        """The loss of the samples, its gradients, which touch no parameter's `grad`, and the layers' outputs."""
+    def _backward(self) -> tuple[Tensor, Tensor, dict[nn.Parameter, Tensor], dict[nn.Module, Tensor]]:
+        """Output, loss, its gradients, which touch no parameter's `grad`, and the layers' outputs."""
         network, seen = self._state.network, {}
-        training, parameters = network.training, list(network.parameters())
+        training, parameters = network.training, [p for p in network.parameters() if p.requires_grad]
         hooks = [
             layer.register_forward_hook(lambda layer, _, output: seen.update({layer: output.detach()}))
             for _, layer in self._layers
@@ -112,13 +139,14 @@ class Observer:
         network.eval()
         try:
             with torch.enable_grad():
-                loss = self._experiment.loss(network(self._x), network.scaled(self._y))
+                output = network(self._x)
+                loss = self._experiment.loss(output, network.scaled(self._y))
                 gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
         finally:
             network.train(training)
             for hook in hooks:
                 hook.remove()
-        return loss.detach(), dict(zip(parameters, gradients, strict=True)), seen
+        return output.detach(), loss.detach(), dict(zip(parameters, gradients, strict=True)), seen
 
 
 def is_kept(epoch: int) -> bool:
@@ -142,6 +170,14 @@ def _description(index: str, layer: nn.Module) -> dict[str, Any]:
     return {"layer": index, "module": type(layer).__name__, "activation": activation}
 
 
+def _of_answers(output: Tensor, task: Task) -> dict[str, Tensor]:
+    """What the network says of all the samples together, (samples, units)."""
+    if task == "regression":
+        return {}
+    said = predicted(output, task)
+    return {"most_said": (said == said.mode().values).float().mean()}
+
+
 def _of_outputs(layer: nn.Module, output: Tensor) -> dict[str, Tensor]:
     """Statistics of what a layer gives, (samples, units, ...)."""
     output = output.float()
@@ -150,6 +186,7 @@ def _of_outputs(layer: nn.Module, output: Tensor) -> dict[str, Tensor]:
     found = {
         "mean": output.mean(),
         "std": output.std(correction=0),
+        "sample_std": output.var(0, correction=0).mean().sqrt(),
         "zeros": is_zero.float().mean(),
         "dead": is_zero.all(0).flatten(1).all(1).float().mean() if len(others) > 1 else is_zero.all(0).float().mean(),
     }
@@ -175,7 +212,9 @@ def _of_parameters(
     """Norms over all parameters of a layer; nothing for a layer that has none."""
     if not parameters:
         return {}
-    found = {"gradient_norm": _norm([gradients[p] for p in parameters]), "weight_norm": _norm(parameters)}
+    found = {"weight_norm": _norm(parameters)}
+    if trained := [gradients[p] for p in parameters if p in gradients]:
+        found["gradient_norm"] = _norm(trained)
     if before:
         update = _norm([p.detach() - before[p] for p in parameters])
         found["update_ratio"] = update / _norm([before[p] for p in parameters])
@@ -187,6 +226,30 @@ def _norm(tensors: Sequence[Tensor]) -> Tensor:
     norms: list[Tensor] = [torch.linalg.vector_norm(tensor.detach()) for tensor in tensors]
     total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return total
+
+
+def constant_answer(network: Network, experiment: Experiment) -> dict[str, float]:
+    """How good it is to say the same of every sample, for run.json: what a network that has learned must beat.
+
+    loss                          of a network whose output is 0: ln C for the cross-entropy of C classes
+    train_accuracy, val_accuracy  of always saying the most frequent class of the training part
+    train_mae, val_mae            of always saying the median of the training part, in the data's units
+    """
+    data = experiment.data
+    parts = {"train": data.train.y, "val": data.validation.y}
+    found: dict[str, Tensor] = {}
+    if experiment.task == "regression":
+        answer = data.train.y.median(0).values
+        found = {f"{name}_mae": (y - answer).abs().mean() for name, y in parts.items() if len(y)}
+    else:
+        answer = data.train.y.bincount().argmax()
+        found = {f"{name}_accuracy": (y == answer).double().mean() for name, y in parts.items() if len(y)}
+    y = data.train.y[:_JUDGED]
+    output = torch.zeros_like(outputs(network, data.train.x[:1])).expand(len(y), -1)
+    if LOSSES.get(experiment.loss.name).facts["takes"] == "log_probabilities":
+        output = output.log_softmax(1)
+    found["loss"] = experiment.loss(output, network.scaled(y))
+    return {name: value.item() for name, value in found.items()}
 
 
 class _Grid:

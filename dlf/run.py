@@ -5,7 +5,7 @@ runs/mnist-20261123-101500-3f2a/
   config.source.yaml     as written, with the overrides
   run.json               status, versions, device, threads, precision, command line, seed, hashes of data and split
   metrics.jsonl          one object an epoch
-  layers.jsonl           what was seen inside of the network after each epoch (dlf/observe.py)
+  layers.jsonl           what was seen inside of the network, after each epoch or more often (dlf/observe.py)
   boundary.jsonl         what it says all over the plane, for data of two features (dlf/observe.py)
   checkpoints/last/      model.safetensors, optimizer.safetensors, progress.safetensors, state.json, MANIFEST.json
   checkpoints/best/      the same, chosen by the monitored metric
@@ -311,18 +311,18 @@ class RunDirectory:
         return lines[:-1] if lines and b"\0" in lines[-1] else lines
 
     def note_observation(self, path: Path, record: Record) -> bool:
-        """Add one epoch to `layers` or `boundary`, unsynced; whether that worked. No training depends on it."""
+        """Add one line to `layers` or `boundary`, unsynced; whether that worked. No training depends on it."""
         return durable.note(path, to_json(record).decode())
 
     def read_observations(self, path: Path) -> list[Record]:
-        """The epochs of `layers` or `boundary`, in order; lines that are damaged are left out."""
+        """The lines of `layers` or `boundary`, in order; those that are damaged are left out."""
         return [record for record, _ in _observations(path)]
 
-    def keep_observations(self, epoch: int) -> None:
-        """Drop what was seen after this epoch, and lines that are damaged."""
-        for path in (self.layers, self.boundary):
+    def keep_observations(self, epoch: int, step: int) -> None:
+        """Drop what was seen of the layers after this step, of the boundary after this epoch, and damaged lines."""
+        for path, place, last in ((self.layers, "step", step), (self.boundary, "epoch", epoch)):
             if path.exists():
-                durable.write(path, b"".join(line for record, line in _observations(path) if record["epoch"] <= epoch))
+                durable.write(path, b"".join(line for record, line in _observations(path) if record[place] <= last))
 
     def note(self, text: str) -> bool:
         """Add a line, with the time, to train.log; whether that worked. Nothing depends on it."""
@@ -371,7 +371,7 @@ def _observations(path: Path) -> list[tuple[Record, bytes]]:
         for line in path.read_bytes().splitlines(keepends=True):
             with contextlib.suppress(ValueError):
                 record = json_object(line)
-                if line.endswith(b"\n") and type(record.get("epoch")) is int:
+                if line.endswith(b"\n") and all(type(record.get(name)) is int for name in ("epoch", "step")):
                     found.append((record, line))
     return found
 

@@ -129,12 +129,12 @@ def test_layers_are_counted_as_summarize_does(assembled: Assembled) -> None:
     assert all((row["weight_norm"] is None) == (rows[row["layer"]].parameters == 0) for row in seen)
 
 
-def test_the_update_is_that_of_the_last_step(assembled: Assembled) -> None:
+def test_the_update_is_that_of_the_last_step(assembled: Assembled, tmp_path: Path) -> None:
     experiment, state = assembled(SPIRAL)
     observer, weights = Observer(state, experiment), []
 
     def on_step(state: TrainState) -> None:
-        observer.step()
+        observer.step(RunDirectory(tmp_path), stopping=False)
         weights.append(torch.cat([p.detach().flatten() for p in state.network.layers[0].parameters()]))
 
     for _ in fit(state, experiment, epochs=1, history=[], on_step=on_step):
@@ -183,7 +183,7 @@ def test_a_resumed_run_has_the_records_of_one_that_never_stopped(train: Train) -
     whole = run_of(train(SPIRAL, "train.epochs=4"))
     run = run_of(train(SPIRAL, "train.epochs=2"))
     with run.layers.open("ab") as file:  # an epoch that no checkpoint followed, and one that was cut off
-        file.write(b'{"epoch": 3, "of": "a training that was lost"}\n{"epoch": 4, "st')
+        file.write(b'{"epoch": 3, "step": 24, "of": "a training that was lost"}\n{"epoch": 4, "st')
     resume(run, ["train.epochs=4"], display=api.Silent())
     for name in ("layers", "boundary"):
         assert getattr(run, name).read_bytes() == getattr(whole, name).read_bytes()
@@ -191,11 +191,13 @@ def test_a_resumed_run_has_the_records_of_one_that_never_stopped(train: Train) -
 
 def test_lines_that_are_damaged_are_left_out(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    run.layers.write_bytes(b'{"epoch": 1}\n[]\n\0\0\n{"epoch": "2"}\n{"epoch": 3}\n{"epoch": 4}')
-    assert run.read_observations(run.layers) == [{"epoch": 1}, {"epoch": 3}]
+    first, second = b'{"epoch": 1, "step": 5}\n', b'{"epoch": 1, "step": 8}\n'
+    damaged = b'[]\n\0\0\n{"epoch": 2}\n{"epoch": 2, "step": "10"}\n'
+    run.layers.write_bytes(first + damaged + second + b'{"epoch": 2, "step": 10}')
+    assert run.read_observations(run.layers) == [{"epoch": 1, "step": 5}, {"epoch": 1, "step": 8}]
     assert run.read_observations(run.boundary) == []
-    run.keep_observations(2)
-    assert run.layers.read_bytes() == b'{"epoch": 1}\n'
+    run.keep_observations(1, 7)
+    assert run.layers.read_bytes() == first
 
 
 def test_the_boundary_is_what_the_network_says(train: Train) -> None:

@@ -79,7 +79,7 @@ def _newest(run: RunDirectory, config: ExperimentConfig, display: Logged) -> Con
     if contents is None:
         display.message(f"{run.id} was stopped before its first checkpoint: it starts over")
         run.keep_metrics(Written())
-        run.keep_observations(0)
+        run.keep_observations(0, 0)
     return contents
 
 
@@ -98,7 +98,7 @@ def _go_back_to(
     else:
         saving.prune(run, state.step, config.checkpoint.keep)
     run.keep_metrics(contents.written)
-    run.keep_observations(state.epoch)
+    run.keep_observations(state.epoch, state.step)
 
 
 def _in_the_past(run: RunDirectory, epochs: int, config: ExperimentConfig) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,19 +20,26 @@ from dlf.commands.stopping import Interruption, StoppedError, signals
 from dlf.config import ExperimentConfig, Loaded, check_monitors
 from dlf.data import Data
 from dlf.datasets import DataSection
+from dlf.doctor import diagnose, diagnose_run, in_words
 from dlf.engine import Experiment, TrainState, check_finite, fit
 from dlf.errors import DivergedError, DlfError, MachineError, RunError, is_out_of_memory
 from dlf.experiment import assemble, check_memory, choose_device
+from dlf.findings import Finding
 from dlf.history import best_index, is_best, outcome, should_stop
 from dlf.model import draw
-from dlf.observe import Observer
+from dlf.observe import Observer, constant_answer
 from dlf.registry import InvalidError
 from dlf.run import Info, Record, RunDirectory, Status, now
+
+LOSSES_KEPT = 5  # before a divergence
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training came to. `best` and `last` are records of metrics.jsonl; `data` names what was trained on."""
+    """What training came to. `best` and `last` are records of metrics.jsonl; `data` names what was trained on.
+
+    `findings` holds the doctor's verdicts (dlf/doctor), what is wrong first.
+    """
 
     run: str
     path: str
@@ -43,6 +51,7 @@ class TrainResult:
     best: Record
     last: Record
     seconds: float
+    findings: list[Finding]
 
 
 def train(loaded: Loaded, *, runs: Path, display: Display) -> TrainResult:
@@ -92,6 +101,7 @@ def _train_new(loaded: Loaded, runs: Path, display: Logged) -> TrainResult:
             task=experiment.task,
             monitor=resolved.monitor,
             result=_result_checkpoint(resolved),
+            baseline=constant_answer(state.network, experiment),
             precision=experiment.precision,
             precision_reason=experiment.precision_reason,
             **environment.describe(device),
@@ -109,7 +119,7 @@ def until_the_end(
 ) -> TrainResult:
     """From `state` to the end, or to what stops it; the status in run.json says which."""
     status: Status = "failed"
-    diverged_at = None
+    diverged_at = divergence = None
     try:
         with signals() as received:
             display.start(run, config, experiment, state)
@@ -117,7 +127,7 @@ def until_the_end(
             loop(run, config, experiment, state, history, display, received)
         status = "interrupted" if received else "completed"
     except DivergedError as error:
-        status, diverged_at = "diverged", error.step
+        status, diverged_at, divergence = "diverged", error.step, _before_divergence(state, error.step)
         raise DivergedError(f"{error} Last good checkpoint: {_last_good(run)}.", error.step) from None
     except KeyboardInterrupt:  # the second, which does not wait for a save
         display.message(f"warning: stopped at once, without saving. Go on from the last save: {_resuming(run)}")
@@ -133,12 +143,24 @@ def until_the_end(
     finally:
         display.end(status)
         result = _result_checkpoint(config) if best_index(history, config.monitor) is not None else "last"
-        stands = {"epochs": len(history), "step": state.step, "result": result, "diverged_at": diverged_at}
+        stands = {"epochs": len(history), "step": state.step, "result": result}
+        stands |= {"diverged_at": diverged_at, "divergence": divergence}
         with _after(status, display):
             run.write_info(status=status, finished=now(), **stands, **outcome(history, config.monitor))
+            if status == "diverged":
+                display.message(in_words(diagnose_run(run)))
     if received:
         raise StoppedError(received[0], run)
-    return result_of(run, config, run.read_info(), history)
+    came_to = result_of(run, config, run.read_info(), history)
+    display.message(in_words(came_to.findings))
+    return came_to
+
+
+def _before_divergence(state: TrainState, step: int | None) -> dict[str, Any]:
+    """What run.json keeps of it: the learning rate, and the last losses before the step, or before the end."""
+    end = state.step if step is None else step - 1
+    losses = state.losses[max(0, end - LOSSES_KEPT) : end].tolist()
+    return {"lr": float(state.optimizer.param_groups[0]["lr"]), "losses": losses}
 
 
 @contextmanager
@@ -176,6 +198,7 @@ def result_of(run: RunDirectory, config: ExperimentConfig, info: Info, history: 
         best=history[best if best is not None else -1],
         last=history[-1],
         seconds=round(sum(record["seconds"] for record in history), 3),
+        findings=diagnose(history, run.read_observations(run.layers), info),
     )
 
 
@@ -190,7 +213,7 @@ def loop(
 ) -> None:
     """Train, measure, save, decide: the order of an epoch. With something in `received` it saves and ends."""
     timetable = Timetable(config.checkpoint, experiment.steps_per_epoch)
-    observer = Observer(state, experiment) if config.train.observe else None
+    observer = Observer(state, experiment, config.train.observe_every_steps) if config.train.observe else None
 
     def save(packed: Mapping[str, bytes]) -> None:
         saving.commit(run, packed, state.step, config.checkpoint.keep)
@@ -202,9 +225,10 @@ def loop(
 
     def on_step(state: TrainState) -> None:
         display.step(state)
+        stopping = bool(received)
         if observer is not None:
-            observer.step()
-        if received:
+            observer.step(run, stopping=stopping)
+        if stopping:
             raise Interruption
         if timetable.after_step(state.step):
             save_within_epoch()
