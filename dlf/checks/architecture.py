@@ -8,11 +8,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from dlf.checks.looking import ROUNDING, walk
+from dlf.checks.looking import ROUNDING, Look, walk
 from dlf.checks.prepared import Prepared
 from dlf.findings import Finding
 from dlf.layers import Residual
@@ -22,7 +23,7 @@ REACH = 0.99  # probability that a classifier must be able to give, and 1 - REAC
 _LARGE = 1e4  # weights of an output layer that drive its outputs to their ends: far beyond every bound, exp() holds out
 _OUTSIDE = 0.01  # of the targets may be out of reach: outliers
 # Weighted sums on which an activation is tried: no kink lies in the middle of two, and they reach beyond every bend.
-_SUMS = 5 * torch.randn(256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+_SUMS = 5 * torch.randn(64, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 _NO_ACTIVATION = "end the output layer in no activation (identity)"
 
 # --- nonlinearity between the layers --------------------------------------------------------------------------------
@@ -32,62 +33,72 @@ def nonlinearity(prepared: Prepared) -> list[Finding]:
     """Between two weighted sums stands something that bends; without, both are one matrix.
 
     A network without hidden layers is a linear model and means to be. One with hidden layers that is linear all the
-    same computes what a single layer would, at the price of several: that is a failure. A single linear layer between
-    others (a bottleneck) only limits the rank, which may be meant: a warning.
+    same computes what a single layer would, at the price of several: that is a failure. A single pair of layers without
+    an activation between them (a bottleneck) may be meant, and so may one with nothing but a layer_norm, which bends
+    little: a warning.
     """
-    weighted = [index for index, layer in walk(prepared.network.layers) if isinstance(layer, Weighted)]
+    network = copy.deepcopy(prepared.network).eval()
+    weighted = [(index, layer) for index, layer in walk(network.layers) if isinstance(layer, Weighted)]
     if len(weighted) < 2:
         said = "the network has no hidden layer: it is a linear model, as the baseline is"
         return [Finding("nonlinearity", "pass", said, 0.0, 0.0)]
-    was_training = prepared.network.training
-    prepared.network.eval()
-    try:
-        merged = list(_merged(prepared, prepared.network.layers))
-    finally:
-        prepared.network.train(was_training)
-    if not merged:
-        said = f"something bends between any two of the {len(weighted)} layers with weights"
-        return [Finding("nonlinearity", "pass", said, 0.0, 0.0)]
-    pairs = ", ".join(f"{first} and {second}" for first, second in merged)
-    value, more = float(len(merged)), "dlf why activations"
-    if len(merged) == len(weighted) - 1:
+    more = "dlf why activations"
+    if is_affine(partial(_given_to, weighted[-1][1], network.layers), _mirrored(network.normalize(prepared.x))):
         said = f"no activation bends anything: the {len(weighted)} layers with weights are together one matrix"
         remedy = "set model.activation (relu), or leave the hidden layers out: a linear model is the same, and cheaper"
-        return [Finding("nonlinearity", "fail", said, value, 0.0, remedy, more, merged[0][0])]
-    said = f"nothing bends between layers {pairs}: such a pair is one matrix"
+        return [Finding("nonlinearity", "fail", said, float(len(weighted) - 1), 0.0, remedy, more, weighted[0][0])]
+    pairs = list(_without_activation(prepared.look, network.layers))
+    if not pairs:
+        said = f"something bends between any two of the {len(weighted)} layers with weights"
+        return [Finding("nonlinearity", "pass", said, 0.0, 0.0)]
+    named = ", ".join(f"{first} and {second}" for first, second in pairs)
+    said = f"no activation stands between layers {named}: without a norm such a pair is one matrix"
     remedy = "set an activation between them, unless the first is a bottleneck on purpose"
-    return [Finding("nonlinearity", "warn", said, value, 0.0, remedy, more, merged[0][0])]
+    return [Finding("nonlinearity", "warn", said, float(len(pairs)), 0.0, remedy, more, pairs[0][0])]
 
 
-def _merged(prepared: Prepared, layers: nn.Sequential, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The pairs of weighted layers with nothing but affine maps between them."""
-    before: str | None = None  # the last weighted layer, while all since then was affine
+def _given_to(layer: nn.Module, layers: nn.Module, x: Tensor) -> Tensor:
+    """What this layer gets when all layers get x."""
+    seen: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    try:
+        layers(x)
+    finally:
+        hook.remove()
+    return seen[0]
+
+
+def _without_activation(look: Look, layers: nn.Sequential, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The pairs of weighted layers with nothing but affine maps and norms between them."""
+    before: str | None = None  # the last weighted layer, while no activation came since
     for number, layer in enumerate(layers):
         index = f"{prefix}{number}"
         if isinstance(layer, Residual):
-            yield from _merged(prepared, layer.body, f"{index}.")
-            before = before if _bends_nothing(layer, prepared.look.inputs[index]) else None
+            yield from _without_activation(look, layer.body, f"{index}.")
+            before = None
         elif isinstance(layer, Weighted) and not isinstance(layer, Maxout):
             if before is not None:
                 yield before, index
             before = index if is_affine(layer.activate, _SUMS) else None
-        elif not _bends_nothing(layer, prepared.look.inputs[index]):
+        elif not isinstance(layer, nn.LayerNorm | nn.RMSNorm) and not is_affine(layer, _mirrored(look.inputs[index])):
             before = None
 
 
-def _bends_nothing(layer: nn.Module, given: Tensor) -> bool:
-    """Whether a layer is affine on samples as it gets them, and on their mirror images, ten times as large."""
-    points = given[:16]
-    return is_affine(layer, torch.cat([points, -10 * points]))
+def _mirrored(x: Tensor) -> Tensor:
+    """Some of the samples, and ten times what lies on the other side of 0: beyond every bend of an activation."""
+    return torch.cat([x[:16], -10 * x[:16]])
 
 
 def is_affine(function: Callable[[Tensor], Tensor], points: Tensor) -> bool:
-    """Whether f((x + x') / 2) = (f(x) + f(x')) / 2, to rounding, for points x in pairs with others x' (n, ...)."""
+    """Whether f((x + x') / 2) = (f(x) + f(x')) / 2, to rounding, for points x in pairs with others x' (n, ...).
+
+    What gives the same for all points bends nothing either, and has other faults: it is not called affine.
+    """
     others = points.roll(1, 0)
     with torch.no_grad():  # clones: an activation may write over what it is given
         middle, first, second = (function(p.clone()) for p in ((points + others) / 2, points, others))
-    size = torch.maximum(first.abs().max(), second.abs().max())
-    return bool((middle - (first + second) / 2).abs().max() <= ROUNDING * size)
+    apart = (first - second).abs().max()
+    return bool(apart > 0) and bool((middle - (first + second) / 2).abs().max() <= ROUNDING * first.abs().max())
 
 
 # --- the range of the outputs ---------------------------------------------------------------------------------------

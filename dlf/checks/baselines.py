@@ -101,7 +101,8 @@ def linked(output: Tensor, y: Tensor) -> float:
     (n - 1), d being a less the means of its rows and columns. Exact, whatever is predicted and however often each
     class occurs. Hoeffding, 1951.
     """
-    fit = output[:, y] if not y.is_floating_point() else -torch.cdist(output, y).square()
+    output = output.double()  # of equal predictions nothing but 0 may be left
+    fit = -torch.cdist(output, y.double()).square() if y.is_floating_point() else output[:, y]
     own = fit.diagonal().sum() - fit.mean() * len(y)
     centred = fit - fit.mean(0) - fit.mean(1, keepdim=True) + fit.mean()
     spread = (centred.square().sum() / (len(y) - 1)).sqrt()

@@ -72,9 +72,10 @@ def update_size(prepared: Prepared) -> list[Finding]:
         for index, layer in walk(state.network.layers)
         if isinstance(layer, Weighted) and layer.weight.requires_grad and bool(layer.weight.any())
     }
-    if not weights:
+    if not weights or not prepared.learns:
         return []
-    size = min(experiment.batch_size, max(SAMPLES, _affordable(prepared, FIRST_STEPS)), len(experiment.data.train))
+    size = max(SAMPLES, min(experiment.batch_size, _affordable(prepared, FIRST_STEPS)))  # one breaks batch_norm
+    size = min(size, len(experiment.data.train))
     x, y = drawn(experiment.data.train, FIRST_STEPS * size, experiment.seed)
     largest = dict.fromkeys(weights, 0.0)
     for start in range(0, len(x) - size + 1, size):
@@ -119,7 +120,7 @@ def one_batch(prepared: Prepared) -> list[Finding]:
     Where it fails, other learning rates are tried, which tells a rate that is too high or too low from a network that
     cannot learn. It is a failure where the rate is too high, or where no rate takes the loss half of the way.
     """
-    if not any(parameter.requires_grad for parameter in prepared.state.network.parameters()):
+    if not prepared.learns:
         return []  # the check of the gradients says so
     x, y = drawn(prepared.experiment.data.train, SAMPLES, prepared.experiment.seed)
     first = attempt(prepared, x, y)

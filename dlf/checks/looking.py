@@ -6,7 +6,7 @@ In float64 what is exactly 0 by mathematics is below 1e-9 of its surroundings, a
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from dlf.losses import BoundLoss
 from dlf.model import Network
 from dlf.modules import Dropout
 
+_OF = "parameter "  # before its name, which no layer's index begins with
 ROUNDING = 1e-9  # relative: what float64 leaves of a number that is 0 by mathematics, after the sums of wide layers
 
 
@@ -65,7 +66,7 @@ def look(network: Network, loss: BoundLoss, x: Tensor, y: Tensor) -> Look:
             output = network.layers(normalized)
             value = loss(output, network.scaled(y.double() if y.is_floating_point() else y))
             parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
-            found = torch.autograd.grad(value, [*outputs.values(), *parameters.values()], allow_unused=True)
+            gradients = _gradients(value, {**outputs, **{_OF + name: p for name, p in parameters.items()}})
     finally:
         network.train(training)
         for hook in hooks:
@@ -75,9 +76,19 @@ def look(network: Network, loss: BoundLoss, x: Tensor, y: Tensor) -> Look:
         output=output.detach(),
         inputs={index: given.detach() for index, given in inputs.items()},
         outputs={index: given.detach() for index, given in outputs.items()},
-        gradients=dict(zip(outputs, found[: len(outputs)], strict=True)),
-        parameters=dict(zip(parameters, found[len(outputs) :], strict=True)),
+        gradients={index: gradients[index] for index in outputs},
+        parameters={name: gradients[_OF + name] for name in parameters},
     )
+
+
+def _gradients(value: Tensor, of: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+    """dvalue/dt of each tensor; None where no way leads from it to the value, or a module cut it (detach)."""
+    reached = {name: tensor for name, tensor in of.items() if tensor.requires_grad}
+    found: dict[str, Tensor | None] = dict.fromkeys(of)
+    if value.requires_grad and reached:
+        gradients = torch.autograd.grad(value, list(reached.values()), allow_unused=True)
+        found.update(zip(reached, gradients, strict=True))
+    return found
 
 
 def owners(network: Network) -> dict[str, str]:

@@ -52,11 +52,16 @@ class Prepared:
         """The network as it starts."""
         return look(self.network, self.experiment.loss, self.x, self.y)
 
+    @property
+    def learns(self) -> bool:
+        """Whether any parameter has a gradient; without, a step would have nothing to go by."""
+        return any(gradient is not None for gradient in self.look.parameters.values())
+
     @cached_property
     def later(self) -> Look:
         """The network after a few steps: what is 0 only because the output layer starts at 0 no longer is."""
         state, experiment = trainable(self.state, self.experiment)
-        for _ in range(3):
+        for _ in range(3 if self.learns else 0):
             step(state, experiment, self.x, self.y)
         return look(in_float64(state.network), self.experiment.loss, self.x, self.y)
 

@@ -40,22 +40,26 @@ _REACH = 7.0  # standard deviations: 3e-12 of a normal lies beyond
 _NODES = 48  # for each of two normals; a kink such as relu's costs 0.7 % of the mean, a smooth function nothing
 
 
+def _squared(value: float) -> float:
+    """value^2, inf where it is too large: Python's own power raises."""
+    return value * value
+
+
 def _he(given: Mapping[str, Any], fan_in: int, fan_out: int) -> float:
-    slope: float = given["slope"]
-    return 2 / ((1 + slope**2) * (fan_in if given["fan"] == "in" else fan_out))
+    return 2 / ((1 + _squared(given["slope"])) * (fan_in if given["fan"] == "in" else fan_out))
 
 
 # The variance of a weight by initialiser, from its parameters and the fans; all have mean 0.
 _FORMULAS: Mapping[str, Callable[[Mapping[str, Any], int, int], float]] = {
-    "xavier_uniform": lambda given, fan_in, fan_out: given["gain"] ** 2 * 2 / (fan_in + fan_out),
-    "xavier_normal": lambda given, fan_in, fan_out: given["gain"] ** 2 * 2 / (fan_in + fan_out),
+    "xavier_uniform": lambda given, fan_in, fan_out: _squared(given["gain"]) * 2 / (fan_in + fan_out),
+    "xavier_normal": lambda given, fan_in, fan_out: _squared(given["gain"]) * 2 / (fan_in + fan_out),
     "he_uniform": _he,
     "he_normal": _he,
     "lecun_uniform": lambda given, fan_in, fan_out: 1 / fan_in,
     "lecun_normal": lambda given, fan_in, fan_out: 1 / fan_in,
-    "uniform": lambda given, fan_in, fan_out: given["limit"] ** 2 / 3,
-    "normal": lambda given, fan_in, fan_out: given["std"] ** 2,
-    "truncated_normal": lambda given, fan_in, fan_out: given["std"] ** 2 * _left_of_variance(given["cut"]),
+    "uniform": lambda given, fan_in, fan_out: _squared(given["limit"]) / 3,
+    "normal": lambda given, fan_in, fan_out: _squared(given["std"]),
+    "truncated_normal": lambda given, fan_in, fan_out: _squared(given["std"]) * _left_of_variance(given["cut"]),
     "zeros": lambda given, fan_in, fan_out: 0.0,
 }
 
@@ -74,7 +78,7 @@ def weight_variance(init: Component, shape: torch.Size | tuple[int, ...]) -> flo
     if (
         init.type == "orthogonal"
     ):  # the shorter side's vectors have length gain, and entries of variance gain^2 / longer
-        return float(given["gain"]) ** 2 / max(shape[0], fan_in)
+        return _squared(given["gain"]) / max(shape[0], fan_in)
     if init.type not in _FORMULAS or given.get("mean", 0.0) != 0:
         return None
     return _FORMULAS[init.type](given, fan_in, fan_out)

@@ -255,7 +255,10 @@ def _leak(layers: nn.Module, x: Tensor) -> float:
     """The largest derivative of the first sample's outputs by the other samples."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
-        gradient = torch.autograd.grad(layers(x)[0].sum(), x, materialize_grads=True)[0]
+        first = layers(x)[0].sum()
+    if not first.requires_grad:  # a module cut it off, which the check of the gradients says
+        return 0.0
+    gradient = torch.autograd.grad(first, x, materialize_grads=True)[0]
     return float(gradient[1:].abs().max())
 
 
