@@ -50,7 +50,7 @@ def browser() -> Iterator[chromium.Browser]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Reports of a run on images and of one in the plane."""
+    """Reports of a run on images, of one in the plane, and of one with which something is wrong."""
     runs = tmp_path_factory.mktemp("runs")
     size = {"train": {"epochs": 4, "device": "cpu"}}
     images = {
@@ -59,11 +59,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         **size,
     }
     plane = {"data": {"type": "spiral", "validation": 0.2}, "model": {"activation": "tanh"}, **size}
-    made = {name: api.train(config, runs=runs, name=name) for name, config in (("images", images), ("plane", plane))}
+    sick = {**images, "optimizer": {"type": "adam", "lr": 30}}
+    given = {"images": images, "plane": plane, "sick": sick}
+    made = {name: api.train(config, runs=runs, name=name) for name, config in given.items()}
     return {name: api.report(result.run, runs=runs) for name, result in made.items()}
 
 
-@pytest.mark.parametrize("name", ["images", "plane"])
+@pytest.mark.parametrize("name", ["images", "plane", "sick"])
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1200])
 def test_a_page_is_quiet_alone_and_fits(
@@ -77,6 +79,17 @@ def test_a_page_is_quiet_alone_and_fits(
     assert browser.run(OUTSIDE) == []
     assert browser.run(CONTRAST) >= 4.5
     assert browser.run("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
+
+
+def test_what_the_doctor_found_is_seen(browser: chromium.Browser, pages: dict[str, Path]) -> None:
+    browser.show(pages["sick"], width=375)
+    listed = browser.run("[...document.querySelectorAll('#doctor .findings li')].map((item) => item.innerText)")
+    assert listed
+    assert all(text.startswith(("FAIL ", "WARN ")) for text in listed)
+    browser.run("document.querySelector('a[href=\"#doctor\"]').click()")
+    assert browser.run("Math.abs(document.getElementById('doctor').getBoundingClientRect().top)") < 60
+    browser.show(pages["images"])
+    assert browser.run("document.querySelector('#doctor p').innerText").startswith("Nothing found: ")
 
 
 def test_the_dark_is_dark(browser: chromium.Browser, pages: dict[str, Path]) -> None:
@@ -129,7 +142,14 @@ def test_it_prints(browser: chromium.Browser, pages: dict[str, Path]) -> None:
 
 def test_names_without_end_and_in_markup_stay_text_and_inside(browser: chromium.Browser, tmp_path: Path) -> None:
     evil = "<img src=x onerror=console.log(1)>" + "w" * 300
-    record: dict[str, Any] = {"epoch": 1, "lr": 1e-9, "train_loss": 1e30, "train_accuracy": 0.0, "seconds": 1e9}
+    record: dict[str, Any] = {
+        "epoch": 1,
+        "step": 1,
+        "lr": 1e-9,
+        "train_loss": 1e30,
+        "train_accuracy": 0.0,
+        "seconds": 1e9,
+    }
     page = tmp_path / "evil.html"
     info = dict.fromkeys(("id", "status", "started", "fallback_reason", "data", "requested_data"), evil)
     found = {

@@ -285,14 +285,14 @@ def layers_of(**numbers: Sequence[float | None]) -> list[dict[str, Any]]:
     """layers.jsonl of one layer with these numbers, epoch by epoch."""
     epochs = len(next(iter(numbers.values())))
     return [
-        {"epoch": n + 1, "layers": [{"layer": "0", "module": "Linear",
+        {"epoch": n + 1, "step": 4 * n + 4, "layers": [{"layer": "0", "module": "Linear",
                                      **{key: numbers.get(key, [None] * epochs)[n] for key, *_ in INSIDE}}]}
         for n in range(epochs)
     ]  # fmt: skip
 
 
 def test_statistics_that_say_nothing_are_left_out() -> None:
-    found = inside(layers_of(std=[1.0, 2.0], zeros=[0.0, 0.0], saturated=[None, None]))
+    found = inside(layers_of(std=[1.0, 2.0], zeros=[0.0, 0.0], saturated=[None, None]), 4)
     assert len(found) == 1
     assert "Spread of the outputs" in found[0]
-    assert inside([]) == []
+    assert inside([], 4) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from pathlib import Path
@@ -136,7 +137,7 @@ def test_a_run_without_a_checkpoint_says_so(train: Train) -> None:
     assert "There is no checkpoint yet." in Path(found.path).read_text(encoding="utf-8")
     run.metrics.unlink()
     run.layers.unlink()
-    assert set(report(run).missing) == {"answers", "weights", "curves", "inside"}
+    assert set(report(run).missing) == {"answers", "weights", "curves", "doctor", "inside"}
 
 
 def test_a_diverged_epoch_leaves_a_hole(train: Train) -> None:
@@ -188,3 +189,26 @@ def test_the_same_in_python(train: Train, tmp_path: Path) -> None:
     path = api.report(run.id, output=tmp_path / "page.html", runs=run.path.parent)
     assert path == tmp_path / "page.html"
     assert path.stat().st_size < 500_000  # thirty maps of the plane among it
+
+
+def test_the_doctor_has_a_section(train: Train) -> None:
+    healthy, sick = (page_of(run_of(train(DIGITS, "train.epochs=4", f"optimizer.lr={rate}"))) for rate in (0.001, 30))
+    sections = [page.split('id="doctor"')[1].split("</section>")[0] for page in (healthy, sick)]
+    assert "Nothing found: " in sections[0]
+    assert re.findall(r"<b>(FAIL|WARN)</b>", sections[0]) == []
+    assert re.findall(r"<b>(FAIL|WARN)</b>", sections[1])
+    assert "Lower optimizer.lr" in sections[1]
+
+
+def test_looks_within_an_epoch_stand_between_epochs(train: Train) -> None:
+    run = run_of(train(DIGITS, "train.observe_every_steps=2"))
+    steps = [record["step"] for record in run.read_observations(run.layers)]
+    first = re.search(r'<section id="inside">.*?data-chart="([^"]*)"', page_of(run), re.DOTALL)
+    assert first is not None
+    drawn = json.loads(html.unescape(first.group(1)))
+    assert drawn["x"] == pytest.approx([step / run.read_metrics()[0]["step"] for step in steps], abs=1e-3)
+    assert drawn["name"] == "epoch"
+    run.metrics.unlink()  # as where it diverged within the first
+    found = re.search(r'<section id="inside">.*?data-chart="([^"]*)"', page_of(run), re.DOTALL)
+    assert found is not None
+    assert json.loads(html.unescape(found.group(1)))["x"] == steps

@@ -21,15 +21,13 @@ def check(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Look for faults of an experiment before it is trained; exit code 1 where a check fails."""
+    """Look for faults of an experiment before it is trained, or of a run; exit code 1 where a check fails."""
     from dataclasses import asdict
 
     from dlf import display
-    from dlf.commands.check import check as command
-    from dlf.commands.summarize import find_experiment
+    from dlf.commands.check import check_what
 
-    loaded = find_experiment(what, runs_dir, overrides or ())
-    result = command(loaded, tell=display.training(quiet=quiet).message)
+    result = check_what(what, overrides or (), runs_dir, tell=display.training(quiet=quiet).message)
     show_json(asdict(result)) if as_json else display.show_check(result)
     raise typer.Exit(1 if result.failed else 0)
 

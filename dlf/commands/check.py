@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from dlf import data as data_module
 from dlf.checks import prepare, run_checks
 from dlf.checks.propagation import LayerSignal
+from dlf.commands.summarize import find_source
 from dlf.commands.train import threads
-from dlf.config import Loaded
+from dlf.config import Loaded, load
+from dlf.doctor import diagnose_run
 from dlf.experiment import assemble, choose_device
 from dlf.findings import Finding
 from dlf.losses import Task
+from dlf.run import RunDirectory
 
 
 @dataclass(frozen=True)
 class CheckResult:
     """What was found. `data` names what was looked at, `samples` how many of its `training_samples`.
 
-    `layers` are the signals at the start, expected and measured; `passed`, `warned` and `failed` count the findings.
+    `layers` are the signals at the start, expected and measured; `doctor` holds the findings in the training of a run.
+    `passed`, `warned` and `failed` count both kinds.
     """
 
     name: str
@@ -34,6 +39,25 @@ class CheckResult:
     failed: int
     findings: tuple[Finding, ...]
     layers: tuple[LayerSignal, ...]
+    doctor: tuple[Finding, ...] = ()
+
+
+def check_what(
+    what: str, overrides: Sequence[str], runs: Path, *, tell: Callable[[str], None] = lambda message: None
+) -> CheckResult:
+    """`check` of what CONFIG|RUN means; of a run, as it was set, also what the doctor says of its training."""
+    source = find_source(what, runs)
+    if not isinstance(source, RunDirectory):
+        return check(load(source, overrides), tell=tell)
+    result, findings = check(load(source.config, overrides), tell=tell), tuple(diagnose_run(source))
+    counted = Counter(finding.verdict for finding in findings)
+    return replace(
+        result,
+        doctor=findings,
+        passed=result.passed + counted["pass"],
+        warned=result.warned + counted["warn"],
+        failed=result.failed + counted["fail"],
+    )
 
 
 def check(loaded: Loaded, *, tell: Callable[[str], None] = lambda message: None) -> CheckResult:

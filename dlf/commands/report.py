@@ -18,6 +18,7 @@ from dlf.commands.evaluate import Measured, Opened, Split, measure, open_run
 from dlf.commands.summarize import summarize_experiment
 from dlf.config import load
 from dlf.data import Part
+from dlf.doctor import diagnose
 from dlf.engine import outputs
 from dlf.errors import UsageError
 from dlf.history import best_index
@@ -72,6 +73,9 @@ def _content(run: RunDirectory, split: Split, which: str | None, device: str | N
     missing: dict[str, str] = {}
     if not records:
         missing["curves"] = "No epoch has ended yet."
+    findings = diagnose(records, layers, info)
+    if not findings:
+        missing["doctor"] = "There is nothing to look at yet."
     if not layers:
         missing["inside"] = "Nothing was noted of this run: train.observe was off, or no epoch has ended."
     answers: dict[str, Any] = {}
@@ -89,6 +93,7 @@ def _content(run: RunDirectory, split: Split, which: str | None, device: str | N
         source=run.source.read_text(encoding="utf-8"),
         architecture=drawing.picture(summary, "svg"),
         summary=asdict(summary),
+        findings=findings,
         layers=layers,
         boundary=run.read_observations(run.boundary),
         split=split,

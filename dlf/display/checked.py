@@ -22,7 +22,7 @@ STYLES: dict[Verdict, str] = {"pass": "green", "warn": "bold yellow", "fail": "b
 
 
 def show_check(result: CheckResult) -> None:
-    """Every finding with its number and, where it is no pass, its remedy; then the layers and the count."""
+    """Every finding with its number and, where it is no pass, its remedy; the layers; a run's doctor; the count."""
     with page() as console:
         head = f"{safe(result.name)}: {result.task}, {safe(result.data)}, {result.samples:,} of "
         head += f"{result.training_samples:,} training samples looked at inside of the network"
@@ -31,6 +31,9 @@ def show_check(result: CheckResult) -> None:
         console.print(findings_table(result.findings))
         console.print()
         _print_layers(console, result.layers)
+        if result.doctor:
+            console.print(Text("\nThe training of this run, by the doctor", style="bold"))
+            console.print(findings_table(result.doctor))
         counted = f"{result.passed} passed, {_counted(result.warned, 'warning')}, {_counted(result.failed, 'failure')}"
         worst: Verdict = "fail" if result.failed else "warn" if result.warned else "pass"
         console.print(Text(f"\n{counted}", style=STYLES[worst]))

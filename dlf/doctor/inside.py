@@ -74,6 +74,11 @@ def dead_units(case: Case) -> Iterator[Finding]:
                   layer=worst.layer)  # fmt: skip
 
 
+def _all_dead(case: Case) -> bool:
+    """Whether a whole layer is dead: nothing passes it, forward or back, and that is the one thing to say."""
+    return any(course[-1].value >= DEAD[1] for course in _courses(case, "dead").values())
+
+
 def saturated_units(case: Case) -> Iterator[Finding]:
     """Outputs at the ends of a bounded activation's range, where it is flat and lets no gradient through."""
     courses = _courses(case, "saturated", hidden=True)
@@ -91,6 +96,8 @@ def saturated_units(case: Case) -> Iterator[Finding]:
 
 def lost_signal(case: Case) -> Iterator[Finding]:
     """Whether a hidden layer still tells samples apart: the spread of its outputs between them, by their size."""
+    if _all_dead(case):
+        return
     courses: dict[str, list[Seen]] = {}
     for observed in case.rows("sample_std", "mean", "std"):
         for at, row in observed[:-1]:
@@ -110,6 +117,8 @@ def lost_signal(case: Case) -> Iterator[Finding]:
 
 def gradients(case: Case) -> Iterator[Finding]:
     """How large each layer's gradient is beside that of the last one."""
+    if _all_dead(case):
+        return
     courses: dict[str, list[Seen]] = {}
     for observed in case.rows("gradient_norm"):
         rows = [(at, row) for at, row in observed if row.get("activation") is not None]

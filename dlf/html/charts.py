@@ -48,10 +48,11 @@ def line_chart(
     series: Sequence[Series],
     *,
     y_name: str,
+    x_name: str = "epoch",
     log: bool = False,
     mark: float | None = None,
 ) -> str:
-    """Lines over x, which are epochs. `log` asks for a logarithmic y where all numbers are positive; `mark` is an x."""
+    """Lines over x, epochs or steps. `log` asks for a logarithmic y where all are positive; `mark` is an x."""
     known = [value for line in series for value in line.y if value is not None and math.isfinite(value)]
     if not known or not x:
         return ""
@@ -61,14 +62,15 @@ def line_chart(
     lines = "".join(_line(n, line, x, across, up) for n, line in enumerate(series))
     marked = _mark(across.place(mark), x.index(mark), series, up) if mark is not None else ""
     body = (
-        f'{_frame(across, up, "epoch", y_name)}{marked}{lines}<line class="cursor" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+        f'{_frame(across, up, x_name, y_name)}{marked}{lines}<line class="cursor" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
     )
     last = "; ".join(f"{line.name} ends at {short(line.y[-1])}" for line in series)
     scale = ", logarithmic" if log else ""
-    description = f"{y_name}{scale} over {len(x)} epochs: {last}." + (
-        f" Best epoch: {mark:g}." if mark is not None else ""
-    )
+    description = f"{y_name}{scale}, {x_name} {x[0]:g} to {x[-1]:g}: {last}."
+    if mark is not None:
+        description += f" Best {x_name}: {mark:g}."
     data = {
+        "name": x_name,
         "x": list(x),
         "left": [round(across.place(value), 1) for value in x],
         "series": [line._asdict() for line in series],

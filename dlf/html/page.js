@@ -1,7 +1,7 @@
 "use strict";
-// values under the pointer: the nearest epoch of a chart
+// values under the pointer: the nearest point of a chart
 for (const figure of document.querySelectorAll("[data-chart]")) {
-  const { x, left, series } = JSON.parse(figure.dataset.chart);
+  const { name: over, x, left, series } = JSON.parse(figure.dataset.chart);
   const svg = figure.querySelector("svg[viewBox]"), cursor = svg.querySelector(".cursor");
   const output = figure.querySelector("figcaption output");
   const number = (value) => value === null ? "–" : Number(value.toPrecision(4)).toString();
@@ -13,7 +13,7 @@ for (const figure of document.querySelectorAll("[data-chart]")) {
     cursor.setAttribute("x1", left[near]);
     cursor.setAttribute("x2", left[near]);
     cursor.style.visibility = "visible";
-    output.textContent = `epoch ${x[near]}: ` + series.map(({ name, y }) => `${name} ${number(y[near])}`).join(", ");
+    output.textContent = `${over} ${x[near]}: ` + series.map(({ name, y }) => `${name} ${number(y[near])}`).join(", ");
   });
   svg.addEventListener("pointerleave", () => { cursor.style.visibility = "hidden"; output.textContent = ""; });
 }

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dlf.findings import Finding
 from dlf.html import charts, pixels
 from dlf.html.charts import Series, line_chart, short
 
@@ -35,7 +36,8 @@ class Content:
     """What the page shows. `missing` says why a part is not there, by the part's name; empty parts are left out.
 
     records, layers and boundary are the lines of metrics.jsonl, layers.jsonl and boundary.jsonl. `assessed` is what
-    was measured on `split`: dlf/assessment.py, the confusion matrix, loss and headline metric.
+    was measured on `split`: dlf/assessment.py, the confusion matrix, loss and headline metric. `findings` are the
+    doctor's.
     """
 
     title: str
@@ -47,6 +49,7 @@ class Content:
     source: str
     architecture: bytes
     summary: Any
+    findings: Sequence[Finding] = ()
     layers: Sequence[Record] = ()
     boundary: Sequence[Record] = ()
     points: Sequence[tuple[float, float, int]] = ()
@@ -73,7 +76,7 @@ def render(content: Content) -> str:
     return environment.get_template("page.html").render(
         c=content,
         curves=_curves(content),
-        inside=inside(content.layers),
+        inside=inside(content.layers, _steps_per_epoch(content.records)),
         plane=_plane(content),
         calibration=_calibration(content),
         scatter=_scatter(content),
@@ -120,11 +123,20 @@ INSIDE = (  # key of layers.jsonl, title, what it means, logarithmic
 )
 
 
-def inside(layers: Sequence[Record]) -> list[str]:
-    """A chart for each statistic of layers.jsonl that says something, with a line for each layer that has it."""
+def _steps_per_epoch(records: Sequence[Record]) -> int | None:
+    """None before the first epoch has ended."""
+    return records[0]["step"] // records[0]["epoch"] if records else None
+
+
+def inside(layers: Sequence[Record], steps_per_epoch: int | None) -> list[str]:
+    """A chart for each statistic of layers.jsonl that says something, with a line for each layer that has it.
+
+    Over epochs, with parts of them where it was looked within one; over steps before one has ended.
+    """
     if not layers:
         return []
-    epochs, found = [record["epoch"] for record in layers], []
+    x_name, found = "epoch" if steps_per_epoch else "step", []
+    x = [round(record["step"] / (steps_per_epoch or 1), 3) for record in layers]
     for key, title, y_name, log in INSIDE:
         series = [
             Series(f"{layer['layer']} {layer['module']}", [record["layers"][n][key] for record in layers])
@@ -132,7 +144,7 @@ def inside(layers: Sequence[Record]) -> list[str]:
             if any(record["layers"][n][key] is not None for record in layers)
         ]
         if any(value for line in series for value in line.y):  # all zero or null says nothing
-            found.append(line_chart(title, epochs, series, y_name=y_name, log=log))
+            found.append(line_chart(title, x, series, y_name=y_name, x_name=x_name, log=log))
     return found
 
 
