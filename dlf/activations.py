@@ -227,7 +227,7 @@ def sigmoid(x: Tensor) -> Tensor:
 def hard_sigmoid(x: Tensor) -> Tensor:
     """x / 6 + 1 / 2 cut off at 0 and 1, elementwise: sigmoid in three straight pieces. Howard et al., 2019."""
     if x.dtype == torch.float64:  # torch's derivative holds 1 / 6 in single precision even then
-        return F.hardtanh(x / 6 + 0.5, 0.0, 1.0)
+        return F.hardtanh(x, -3.0, 3.0) / 6 + 0.5
     return F.hardsigmoid(x)
 
 

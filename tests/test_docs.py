@@ -59,6 +59,9 @@ def test_a_component_is_added_as_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = LAYERS.make("linear", units=2, activation={"type": "squared_relu", "scale": 0.5})
     module, _ = LAYERS.build(layer, (3,))
     assert torch.equal(module.activate(torch.tensor([-1.0, 2.0])), torch.tensor([0.0, 2.0]))
+    z = torch.tensor([-1.0, 2.0], requires_grad=True)
+    module.activate(z).sum().backward()
+    assert torch.equal(ACTIVATIONS.get("squared_relu").facts["slope"](z.detach(), scale=0.5), z.grad)
 
 
 def test_every_command_is_in_the_table_and_every_one_there_exists() -> None:
