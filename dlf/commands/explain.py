@@ -148,7 +148,7 @@ def explain_what(
     which: str | None = None,
     tell: Callable[[str], None] = lambda message: None,
 ) -> Explanation:
-    """The next step of what CONFIG|RUN means; a run keeps its settings, and only a run has checkpoints to choose from."""
+    """The next step of what CONFIG|RUN means; UsageError for settings of a run or a checkpoint of an experiment."""
     source = find_source(what, runs)
     if isinstance(source, RunDirectory):
         if overrides:

@@ -157,7 +157,8 @@ def _unit(
 ) -> Unit:
     module, name = _module(network, each.layer), name_of(each.layer)
     assert isinstance(module, Weighted)
-    z, d, slope = (_quantity(*where) for where in ((each.forward, "z"), (each.backward, "dL/dz"), (each.backward, "f'(z)")))
+    z, d = _quantity(each.forward, "z"), _quantity(each.backward, "dL/dz")
+    slope = _quantity(each.backward, "f'(z)")
     assert z is not None
     assert d is not None
     row, at, piece = place[0], place, None

@@ -1,8 +1,7 @@
-"""What `dlf explain` found: a small network whole, number by number; a large one by norms, ranges and single neurons."""
+"""What `dlf explain` found: a small network number by number; a large one by norms, ranges and single neurons."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from dlf.gradient_check import Comparison
 
 MOST_UNITS, MOST_COLUMNS = 8, 8  # of a layer that is shown whole: 80 columns, and about a screen
-ANSWERS = 3  # classes that are named
+ANSWERS, NAMED = 3, 3  # classes, and entries at a kink
 _WIDTH = 80
 
 
@@ -62,7 +61,7 @@ def is_small(found: Explanation) -> bool:
 
 def _fits(layer: Layer) -> bool:
     """A row for each unit: dL/da, f'(z), dL/dz, the row of dL/dW and dL/db, or W, b, z, a."""
-    columns = sum(change.before.shape[1] if len(change.before.shape) == 2 else 1 for change in layer.parameters)
+    columns = _columns([change.before for change in layer.parameters])
     shapes = [numbers.shape for numbers in chain(layer.forward, layer.backward)]
     small = all(len(shape) < 3 and (not shape or shape[0] <= MOST_UNITS) for shape in shapes)
     return small and columns + 3 <= MOST_COLUMNS and layer.forward[-1].entries is not None
@@ -184,7 +183,8 @@ def _print_update(console: Console, found: Explanation, layers: Sequence[Layer],
             continue
         console.print(Text(f"layer {layer.layer}  {safe(layer.type)}", style="bold"), soft_wrap=True)
         if whole:
-            _print_units(console, list(chain.from_iterable(map(_steps, layer.parameters))))
+            for row in _rows(layer.parameters):
+                _print_units(console, row)
         else:
             _print_summaries(console, [one for change in layer.parameters for one in changes_of(change)])
     told = f"loss of this sample: {short(found.loss.mean)} before the step, {short(found.loss_after)} after it"
@@ -200,10 +200,22 @@ def changes_of(change: Change) -> list[Numbers]:
     return [replace(one, symbol=name) for name, one in named]
 
 
-def _steps(change: Change) -> list[Numbers]:
-    """Of a network that is shown whole, beside each other: what is added to the parameter, and what it is then."""
-    left = [*change.adjusted, *change.limited]
-    return [*left, replace(change.step, symbol=f"step {change.symbol}"), replace(change.after, symbol=change.symbol)]
+def _rows(parameters: Sequence[Change]) -> Iterator[list[Numbers]]:
+    """Of a network that is shown whole: what is added to the parameters and what they are then, in tables that fit."""
+    left = [replace(one, symbol=f"{one.symbol}: {c.symbol}") for c in parameters for one in (*c.adjusted, *c.limited)]
+    steps = [replace(change.step, symbol=f"step {change.symbol}") for change in parameters]
+    after = [replace(change.after, symbol=f"new {change.symbol}") for change in parameters]
+    for one in left:
+        yield [one]
+    if _columns(steps) + _columns(after) <= MOST_COLUMNS:
+        yield [*steps, *after]
+    else:
+        yield steps
+        yield after
+
+
+def _columns(quantities: Sequence[Numbers]) -> int:
+    return sum(one.shape[1] if len(one.shape) == 2 else 1 for one in quantities)
 
 
 def _setting(value: Any) -> str:
@@ -235,17 +247,17 @@ def _print_unit(console: Console, unit: Unit) -> None:
 
 def sentences(comparison: Comparison) -> Iterator[str]:
     """How far the gradients are from those of another way, and what is to be said about it."""
-    entries = f"all {comparison.of:,} entries" if comparison.entries == comparison.of else (
-        f"{comparison.entries:,} of {comparison.of:,} entries"
-    )  # fmt: skip
-    along = f" and along {comparison.directions} directions" if comparison.directions else ""
+    apart = f"{comparison.deviation:.1e}" if comparison.deviation else "0"
     verdict = "holds" if comparison.holds else "DOES NOT HOLD"
-    yield (
-        f"beside {comparison.by}: {entries}{along} differ by {comparison.deviation:.1e} at most, relative"
-        f" ({comparison.where}); the bound of {comparison.bound:.0e} {verdict}"
-    )
+    yield f"beside {comparison.by}: at most {apart} apart, relative; the bound of {comparison.bound:.0e} {verdict}"
+    entries = "all" if comparison.entries == comparison.of else f"{comparison.entries:,} of"
+    along = f", and along {comparison.directions} random directions" if comparison.directions else ""
+    largest = f"; the largest at {comparison.where}" if comparison.deviation else ""
+    yield f"  {entries} {comparison.of:,} entries{along}{largest}"
     if comparison.kinks:
-        yield f"  at a kink, where no derivative exists, and not compared: {', '.join(comparison.kinks)}"
+        named, more = ", ".join(comparison.kinks[:NAMED]), len(comparison.kinks) - NAMED
+        others = f" and {more:,} more" if more > 0 else ""
+        yield f"  at a kink, where no derivative exists, and not compared: {named}{others}"
     if comparison.limit:
         yield f"  {comparison.limit}"
 
@@ -268,6 +280,8 @@ def numbers_of(values: Any) -> str:
 
 def values(one: Numbers) -> str:
     """All entries where they are few, else shape and range."""
-    if one.entries is not None and math.prod(one.shape) <= MOST_UNITS:
+    if one.shape == ():
+        return short(one.mean)
+    if one.entries is not None and len(one.shape) == 1 and one.shape[0] <= MOST_UNITS:
         return numbers_of(one.entries)
     return f"{product(one.shape)} numbers from {short(one.least)} to {short(one.greatest)}, mean {short(one.mean)}"
