@@ -14,8 +14,8 @@ RISEN = 0.2, 1.0  # of what the training loss had gained, lost again
 STUCK = 0.01  # of its greatest value: all that the training loss gained in half of the epochs
 KNOWS = 0.1  # of the way from the constant answer to no error: below, the network is barely better than that answer
 NOTHING = 0.02  # the same: next to nothing, however many samples say so
-LEARNED = 0.3  # the same: so much was learned of the training part that some of it must hold for other samples
 OVERFITTED = 0.25  # rise of the validation loss above its least, while the training loss fell
+NOTICED = 0.1  # the same rise, by the loss of the answer 0: from 0.05 to 0.08 is a sample or two, where that is 2.3
 GAP = 0.1  # of accuracy between training and validation, beyond what chance explains
 
 _FITTING = "docs/lesson.md#overfitting-and-regularization"
@@ -70,7 +70,7 @@ def training_loss(case: Case) -> Iterator[Finding]:
 def plateau(case: Case) -> Iterator[Finding]:
     """Whether half of the epochs brought nothing, with something left to learn."""
     losses, skill = case.column("train_loss"), case.skill("train")
-    if len(losses) < 8 or skill is None:
+    if len(losses) < 8 or skill is None or skill < KNOWS:  # that little was learned is said by `learning`
         return
     half, scale = len(losses) // 2, max(*map(abs, losses), 1e-12)
     gained = (min(losses[:half]) - min(losses[half:])) / scale
@@ -122,7 +122,7 @@ def _beside_nothing(case: Case) -> str:
 def holding(case: Case) -> Iterator[Finding]:
     """Whether anything of what was learned holds for the validation part: where labels were shuffled, nothing does."""
     train, val = case.skill("train"), case.skill("val")
-    if train is None or val is None or case.steps < SHORT or train < LEARNED:
+    if train is None or val is None or case.steps < SHORT or train < KNOWS:
         return
     chance = 2 * case.noise("val")
     verdict: Verdict = "fail" if val <= chance and train - val > 2 * chance else "pass"
@@ -142,9 +142,10 @@ def overfitting(case: Case) -> Iterator[Finding]:
     losses = [record["val_loss"] for record in records]
     best = losses.index(min(losses))
     least, late = losses[best], median(losses[-3:])
-    risen = (late - least) / max(abs(least), 1e-12)
+    risen, nothing = (late - least) / max(abs(least), 1e-12), case.baseline("loss")
+    rose = risen > OVERFITTED and (nothing is None or late - least > NOTICED * nothing)
     fell = records[-1]["train_loss"] < records[best]["train_loss"]
-    verdict: Verdict = "warn" if risen > OVERFITTED and fell and not _improved(records, best, names[2]) else "pass"
+    verdict: Verdict = "warn" if rose and fell and not _improved(records, best, names[2]) else "pass"
     since = records[best]["epoch"]
     said = f"the validation loss is {late:.3g}; its least was {least:.3g}, in epoch {since}"
     if verdict == "warn":

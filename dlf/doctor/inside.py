@@ -120,8 +120,10 @@ def gradients(case: Case) -> Iterator[Finding]:
     if _all_dead(case):
         return
     courses: dict[str, list[Seen]] = {}
+    cut = _frozen(case)  # said there
     for observed in case.rows("gradient_norm"):
         rows = [(at, row) for at, row in observed if row.get("activation") is not None]
+        rows = [*(seen for seen in rows[:-1] if str(seen[1].get("layer")) not in cut), *rows[-1:]]
         if not rows or not (last := rows[-1][1]["gradient_norm"]) > 0:
             continue
         for at, row in rows[:-1]:
@@ -149,30 +151,36 @@ def updates(case: Case) -> Iterator[Finding]:
         return
     greatest = {layer: max(seen.value for seen in course) for layer, course in courses.items()}
     usual = {layer: median(seen.value for seen in course) for layer, course in courses.items()}
-    frozen = [layer for layer, ratio in greatest.items() if ratio == 0 and not _without_gradient(courses[layer])]
-    if frozen and any(greatest.values()):
+    frozen = _frozen(case)
+    if frozen:
         which, whose = (f"layers {', '.join(frozen)}", "their") if len(frozen) > 1 else (f"layer {frozen[0]}", "its")
-        said = f"{which}: no step changed {whose} weights"
-        remedy = "Is it frozen (requires_grad), or missing in the optimizer? Check with: dlf check."
+        said, remedy = (
+            f"{which}: no step changed {whose} weights",
+            "Is it frozen (requires_grad), or not in the optimizer?",
+        )
+        if all(seen.row.get("gradient_norm") == 0 for seen in courses[frozen[0]]):
+            said, remedy = f"{said}: no gradient reaches it", "Look for saturated units, or a module that detaches."
         yield finding("frozen_layer", "fail", said, 0.0, 0.0, remedy=remedy, more="docs/lesson.md#gradient-descent",
                       layer=frozen[0])  # fmt: skip
     elif any(greatest.values()):
         yield finding("frozen_layer", "pass", "every layer's weights are changed", 0.0, 0.0, remedy="", more="")
-    slow, fast = min(greatest, key=lambda n: greatest[n]), max(usual, key=lambda n: usual[n])
-    verdict: Verdict = "pass" if slow in frozen else below(greatest[slow], SLOW)
-    said = f"layer {slow}: a step changes its weights by at most {greatest[slow]:.2g} of their size"
-    remedy = f"Raise {case.rate}."
-    yield finding("slow_updates", verdict, said, greatest[slow], SLOW[0], remedy=remedy, more="dlf why learning_rate",
-                  layer=slow)  # fmt: skip
+    moving = [] if _all_dead(case) else [layer for layer in greatest if layer not in frozen]
+    for slow in sorted(moving, key=lambda layer: greatest[layer])[:1]:
+        said = f"layer {slow}: a step changes its weights by at most {greatest[slow]:.2g} of their size"
+        yield finding("slow_updates", below(greatest[slow], SLOW), said, greatest[slow], SLOW[0],
+                      remedy=f"Raise {case.rate}.", more="dlf why learning_rate", layer=slow)  # fmt: skip
+    fast = max(usual, key=lambda layer: usual[layer])
     said = f"layer {fast}: a step changes its weights by {usual[fast]:.2g} of their size, 0.001 is usual"
     remedy = f"Lower {case.rate}."
     yield finding("fast_updates", above(usual[fast], FAST), said, usual[fast], FAST[0], remedy=remedy,
                   more="dlf why learning_rate", layer=fast)  # fmt: skip
 
 
-def _without_gradient(course: Sequence[Seen]) -> bool:
-    """Whether nothing was there to be updated: that is the fault of the layers around."""
-    return all(seen.row.get("gradient_norm") == 0 for seen in course)
+def _frozen(case: Case) -> list[str]:
+    """The layers that no step changed, where others were; behind or before a dead layer that is no fault of theirs."""
+    courses = _courses(case, "update_ratio")
+    still = [layer for layer, course in courses.items() if not any(seen.value for seen in course)]
+    return [] if len(still) == len(courses) or _all_dead(case) else still
 
 
 def constant_output(case: Case) -> Iterator[Finding]:
