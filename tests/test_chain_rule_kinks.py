@@ -14,14 +14,13 @@ from test_activations import CASES as ACTIVATION_CASES
 from test_chain_rule import MSE, by_autograd, deviation, network_of, ours, targets_for
 from test_layers import build
 from test_losses import CASES as LOSS_CASES
-from test_losses import outputs
 from torch import Tensor, nn
 
 from dlf import derivatives
 from dlf.activations import ACTIVATIONS
 from dlf.derivatives import Quantity, derivative_of
 from dlf.layers import Shape
-from dlf.losses import LOSSES, BoundLoss, Task
+from dlf.losses import LOSSES, BoundLoss, Task, outputs
 
 # of all activations and of their settings in CASES, exactly; and a float on both sides
 KINKS = torch.tensor([0.0, 1.0, 2.2, 3.0, 6.0, 2.0 / 1.7, 3.0 / 0.5, 20.0], dtype=torch.float64)
