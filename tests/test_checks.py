@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
 from dlf import yaml12
@@ -125,6 +126,18 @@ def test_no_check_changes_what_it_looks_at() -> None:
     assert again == first
 
 
+@pytest.mark.gpu
+def test_the_same_is_found_on_a_gpu() -> None:
+    for overrides in ([], ["model.layers=[{type: conv2d, channels: 4}, batch_norm, {type: linear, units: 8}]"]):
+        found = []
+        for device in ("cpu", "cuda"):
+            resolved = loads(yaml12.dump(SMALL), "the test", overrides).config
+            data, _ = load(resolved.data_section, torch.device(device), lambda message: None)
+            found.append(run_checks(prepare(*assemble(resolved, data, torch.device(device)))))
+        verdicts = [{finding.name: finding.verdict for finding in each} for each in found]
+        assert verdicts[0] == verdicts[1]
+
+
 def test_every_check_is_registered() -> None:
     assert len(set(CHECKS)) == len(CHECKS)
 
@@ -177,6 +190,16 @@ def test_outputs_unrelated_to_the_targets_cost_half_their_variance(spread: float
     looked.__dict__["look"] = replace(prepared(SMALL).look, output=output)
     expected = math.log(units) + spread**2 / 2 * (1 - 1 / units)
     assert start.unrelated(looked) == pytest.approx(expected, abs=0.05 * spread**2 + 4 * spread / math.sqrt(n))
+
+
+def test_outputs_that_know_the_answers_are_found() -> None:
+    """Their own loss is below that of the same outputs beside other samples' targets, and far below ln 10."""
+    looked = prepared(SMALL)
+    known = replace(looked.look, output=nn.functional.one_hot(looked.y, 10).double(), loss=torch.tensor(0.3))
+    looked.__dict__["look"] = known
+    own = nn.functional.cross_entropy(known.output, looked.y).item()
+    assert start.unrelated(looked) == pytest.approx(own + 0.9, abs=0.05)  # nine of ten targets are another class's
+    assert one(start.first_loss(looked), "first_loss").verdict == "warn"
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -248,7 +271,7 @@ def leave_out(experiment: Experiment, state: TrainState) -> None:
 @pytest.mark.parametrize("change", [freeze, leave_out])
 def test_a_layer_that_is_not_trained_is_named(change: Change, seed: int) -> None:
     found = quick(prepared(SMALL, seed=seed, change=change))
-    finding = one(found, "frozen_parameters")
+    finding = one(found, "frozen_layer")
     assert (finding.verdict, finding.layer) == ("fail", "1")
     assert "weight and bias" in finding.said
 
@@ -313,8 +336,10 @@ class OverBatch(nn.Module):
 
 
 def test_samples_that_are_mixed_are_found() -> None:
-    looked = prepared(SMALL, change=relayered(lambda layers: OverBatch()))
-    assert one(start.samples_apart(looked), "samples_apart").verdict == "fail"
+    finding = one(start.samples_apart(prepared(SMALL, change=relayered(lambda layers: OverBatch()))), "samples_apart")
+    assert finding.verdict == "fail"
+    assert finding.value is not None
+    assert finding.value > 0.1
 
 
 def test_batch_norm_mixes_samples_in_training_alone() -> None:
@@ -325,7 +350,8 @@ def test_batch_norm_mixes_samples_in_training_alone() -> None:
 
 @pytest.mark.parametrize(("size", "verdict"), [(1, "fail"), (4, "warn"), (32, "pass")])
 def test_small_batches_of_a_batch_norm_are_found(size: int, verdict: str) -> None:
-    looked = prepared(SMALL, "model.layers=[batch_norm]", change=lambda e, s: (replace(e, batch_size=size), s))
+    words = "model.layers=[flatten, batch_norm]"
+    looked = prepared(SMALL, words, change=lambda e, s: (replace(e, batch_size=size), s))
     found = run_checks(looked)  # none of them gives batch_norm a batch of one
     assert one(found, "batch_norm_batch").verdict == verdict
     assert start.batch_norm_batches(prepared(SMALL)) == []
@@ -342,6 +368,7 @@ def test_small_batches_of_a_batch_norm_are_found(size: int, verdict: str) -> Non
         (["model.activation=identity"], "fail", 2),
         (["model.activation={type: leaky_relu, slope: 1.0}"], "fail", 2),  # the identity by another name
         (["model.activation={type: hard_tanh, limit: 1000.0}"], "fail", 2),  # never reached
+        (["model.activation={type: hard_tanh, limit: 8.0}"], "pass", 0),  # reached by outliers alone
         (["model.layers=[{type: linear, units: 9, activation: identity}, dropout, batch_norm]"], "fail", 1),
         (["model.layers=[{type: linear, units: 9, activation: identity}, layer_norm]"], "warn", 1),
         (["model.layers=[{type: linear, units: 9, activation: identity}, rms_norm]"], "warn", 1),
@@ -388,6 +415,10 @@ def test_layers_without_a_bend_between_them_are_found(overrides: list[str], verd
         (SPIRAL, nn.ReLU(), "fail"),  # the probability of class 1 is never below a half
         (NUMBERS, nn.Sigmoid(), "fail"),
         (NUMBERS, nn.ReLU(), "fail"),
+        ({**SPIRAL, "loss": "hinge"}, nn.ReLU(), "fail"),  # never below 0, and -1 is asked
+        ({**SPIRAL, "loss": "hinge"}, nn.Hardtanh(-2, 2), "pass"),
+        ({**SMALL, "loss": "hinge"}, nn.Hardtanh(0, 0.5), "fail"),
+        ({**SMALL, "loss": "hinge"}, nn.Hardtanh(0, 2), "pass"),
         (NUMBERS, nn.Hardtanh(-20, 20), "pass"),
         (SMALL, nn.Hardtanh(-20, 20), "pass"),
     ],
@@ -398,6 +429,13 @@ def test_outputs_that_cannot_reach_their_targets_are_found(
 ) -> None:
     looked = prepared(config, seed=seed, change=relayered(lambda layers: module))
     assert one(architecture.output_range(looked), "output_range").verdict == verdict
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_an_output_layer_that_gets_the_same_from_all_samples_reaches_both_ends(seed: int) -> None:
+    """Behind deep sigmoids the samples are alike, and the sign of a sum is that of its weights."""
+    looked = prepared(SPIRAL, layers(*[16] * 8), "model.activation=sigmoid", seed=seed)
+    assert one(architecture.output_range(looked), "output_range").verdict == "pass"
 
 
 def test_the_probabilities_behind_a_softmax_are_those_of_the_formula() -> None:
@@ -427,12 +465,15 @@ def test_deep_sigmoids_are_found(count: int, activation: str, spread: str, gradi
     looked = prepared(SMALL, layers(*[64] * count), f"model.activation={activation}", seed=seed)
     assert one(signals.forward(looked), "signal_spread").verdict == spread
     assert one(signals.backward(looked), "gradient_spread").verdict == gradient
+    assert one(start.parameters_learn(looked), "gradients").verdict == "pass"  # small, and not 0
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_exploding_signals_are_found(seed: int) -> None:
     looked = prepared(SMALL, layers(*[64] * 6), "model.init={type: normal, std: 1.0}", seed=seed)
     finding = one(signals.forward(looked), "signal_spread")
+    assert finding.value is not None
+    assert f"a factor of {finding.value:.3g}, {finding.value ** (1 / 6):.2g} a layer" in finding.said
     assert (finding.verdict, one(signals.backward(looked), "gradient_spread").verdict) == ("fail", "warn")
     assert finding.value is not None
     assert finding.value > 1e4
@@ -477,6 +518,12 @@ def test_the_size_of_an_update_is_that_of_the_rule() -> None:
     gradients = torch.autograd.grad(loss, weights)  # type: ignore[arg-type]
     ratios = [float(0.05 * g.norm() / w.detach().norm()) for g, w in zip(gradients, weights, strict=True)]  # type: ignore[operator]
     assert finding.value == pytest.approx(max(ratios), rel=1e-4)
+
+
+@pytest.mark.parametrize("rate", ["1.0e+30", "1.0e+38"])
+def test_updates_that_are_no_numbers_are_the_largest(rate: str) -> None:
+    finding = one(batch.update_size(prepared(SMALL, f"optimizer={{type: sgd, lr: {rate}}}")), "update_size")
+    assert (finding.verdict, finding.value) == ("fail", math.inf)
 
 
 def test_a_rate_that_moves_nothing_is_found() -> None:
@@ -568,6 +615,16 @@ def test_samples_that_are_there_twice_are_found_in_both_parts(tmp_path: Path) ->
     x, y = table(300)
     found = samples.twins(prepared(npz(tmp_path, x=np.tile(x, (2, 1)), y=np.tile(y, 2))))
     assert [finding.verdict for finding in found] == ["fail", "fail", "pass"]
+
+
+def test_minus_zero_is_zero(tmp_path: Path) -> None:
+    x, y = table(300)
+    x[:, 0] = 0.0
+    mirrored = x.copy()
+    mirrored[:, 0] = -0.0
+    config = npz(tmp_path, x_train=x, y_train=y, x_test=mirrored[:50], y_test=y[:50])
+    config["data"]["validation"] = 0
+    assert one(samples.twins(prepared(config)), "shared_test").value == 1.0
 
 
 def test_a_table_of_few_different_rows_only_warns(tmp_path: Path) -> None:
@@ -695,7 +752,11 @@ def test_the_baselines_of_numbers_are_in_their_units() -> None:
     assert mean == pytest.approx(expected, rel=1e-5)
     linear = one(found, "baseline_linear").value
     assert linear is not None
-    assert linear < 0.8 * expected  # R2 of about 0.5
+    reference = Ridge(alpha=1.0).fit(looked.state.network.normalize(data.train.x).numpy(), data.train.y.numpy())
+    predicted = reference.predict(looked.state.network.normalize(data.validation.x).numpy()).reshape(-1, 1)
+    errors = predicted - data.validation.y.numpy()
+    assert linear == pytest.approx(np.abs(errors).mean(), rel=0.01)  # whose targets are standardized before the penalty
+    assert linear < 0.8 * expected
 
 
 def test_without_validation_samples_some_of_training_are_held_out() -> None:

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from torch import Tensor
 
-from dlf.checks.baselines import DECAY, linked, logistic_regression, nearest, ridge_regression
+from dlf.checks.baselines import DECAY, asked_across, linked, logistic_regression, nearest, ridge_regression
 
 
 def of(load: object) -> tuple[Tensor, Tensor]:
@@ -92,3 +92,16 @@ def test_predictions_that_never_vary_are_linked_to_nothing() -> None:
     y = torch.tensor([0, 1, 0, 1, 0])
     assert linked(torch.full((5, 2), 0.5).log(), y) == 0.0
     assert linked(torch.zeros(5, 1), torch.randn(5, 1)) == 0.0
+
+
+def test_of_shuffled_labels_the_link_of_both_halves_is_nearly_standard_normal() -> None:
+    """Over 300 shufflings: a standard deviation is known to 1 / sqrt(600) = 4 %, a mean to 1 / sqrt(300) = 6 %."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 3, generator=generator)
+    found = []
+    for _ in range(300):
+        y = torch.randint(2, (60,), generator=generator)
+        found.append(asked_across(x, y, lambda x, y, asked: logistic_regression(x, y, 2, steps=10)(asked))[0])
+    values = torch.tensor(found)
+    assert 0.7 < values.std().item() < 1.16  # 0.71 if the halves knew nothing of each other, 1 if they agreed
+    assert values.mean().item() == pytest.approx(0.0, abs=0.24)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dlf.activations import ACTIVATIONS
-from dlf.checks.looking import look
+from dlf.checks.looking import look, owners, walk
 from dlf.checks.propagation import Signal, activated, is_elementwise, layer_signals, measured, through, weight_variance
 from dlf.data import Normalization
 from dlf.inits import INITS
@@ -252,3 +252,23 @@ def test_the_gradient_is_that_of_one_sample() -> None:
     p = seen.output.softmax(1) - nn.functional.one_hot(y, 3)
     expected = p.square().sum(1).mean().sqrt().item()
     assert layer_signals(network, seen)[-1].gradient == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_look_is_in_training_mode_whatever_the_network_was_in() -> None:
+    network = whole([PLAIN, "batch_norm", {"type": "activation", "function": "relu"}], 0)
+    network.eval()
+    x, y = (
+        3 * torch.randn(64, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
+        torch.arange(64) % 3,
+    )
+    seen = look(network, BoundLoss("cross_entropy"), x, y)
+    assert torch.allclose(seen.outputs["1"].mean(0), torch.zeros(WIDE, dtype=torch.float64), atol=1e-12)
+    assert not network.training
+
+
+def test_layers_are_counted_as_summarize_counts() -> None:
+    network = whole([LINEAR, {"type": "residual", "layers": ["dropout", LINEAR, PLAIN]}], 0)
+    assert [index for index, _ in walk(network.layers)] == ["0", "1.0", "1.1", "1.2", "1", "2"]
+    found = owners(network)
+    assert found["layers.1.body.1.weight"] == "1.1"
+    assert found["layers.2.bias"] == "2"

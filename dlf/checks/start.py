@@ -91,8 +91,8 @@ def parameters_learn(prepared: Prepared) -> list[Finding]:
     layer_of = owners(prepared.network)
     frozen = {name for name, p in prepared.state.network.named_parameters() if not p.requires_grad}
     strange = _left_out(prepared)
-    found = list(_not_trained("frozen_parameters", "are frozen (requires_grad is False)", frozen, layer_of))
-    found += _not_trained("frozen_parameters", "are in no group of the optimizer", strange - frozen, layer_of)
+    found = list(_not_trained("frozen_layer", "are frozen (requires_grad is False)", frozen, layer_of))
+    found += _not_trained("frozen_layer", "are in no group of the optimizer", strange - frozen, layer_of)
     if not layer_of:
         said = "the network has no parameters: there is nothing to train"
         return [Finding("gradients", "fail", said, 0.0, 1.0, "add layers with weights, linear say")]
