@@ -1,4 +1,4 @@
-"""python -m benchmarks: dlf, its peers and the floor; and `parts`, `growth`, `mapped`, `saving`, `cuda`, `show`."""
+"""python -m benchmarks: dlf, its peers and the floor; and parts, growth, mapped, saving, observing, cuda, show."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from benchmarks import compare, cuda, growth, mapped, parts, rounds, saving, show
+from benchmarks import compare, cuda, growth, mapped, observing, parts, rounds, saving, show
 from benchmarks.task import NETWORKS
 
 
@@ -24,11 +24,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--limit", type=float, default=900.0, help="seconds after which a process is given up (900)")
     made.add_argument("--json", type=Path, metavar="FILE", help="write every number to this file")
     made.add_argument("--markdown", type=Path, metavar="FILE", help="write the report to this file as well")
-    commands = made.add_subparsers(metavar="parts|growth|mapped|saving|cuda|show")
+    commands = made.add_subparsers(metavar="parts|growth|mapped|saving|observing|cuda|show")
     parts.add_command(commands)
     growth.add_command(commands)
     mapped.add_command(commands)
     saving.add_command(commands)
+    observing.add_command(commands)
     cuda.add_command(commands)
     show.add_command(commands)
     made.set_defaults(main=compare.main)

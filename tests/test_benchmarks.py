@@ -24,7 +24,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import __main__ as command_line
-from benchmarks import data, figures, growth, mapped, parts, processes, report, rounds, saving, show
+from benchmarks import data, figures, growth, mapped, observing, parts, processes, report, rounds, saving, show
 from benchmarks.figures import Run, Spread, Target, Verdict
 from benchmarks.peers import PEERS, Peer
 from benchmarks.peers.floor import products, update
@@ -439,3 +439,13 @@ def test_saving_is_measured() -> None:
     assert found["bytes"] > 0
     assert min(found[f"{what}_seconds"] for what in ("other", "pack", "write")) > 0
     assert "saving adds" in saving.markdown("breast_cancer", [found])
+
+
+def test_what_the_doctor_costs_is_measured() -> None:
+    settings = ["train.epochs=2", "train.threads=1", "train.device=cpu", "train.observe_every_steps=5"]
+    found = observing.measured("breast_cancer", settings)
+    steps = -(-387 // 32)  # 569 samples, of which a fifth are tested and 15 % of the others held out
+    assert found["looks"] == 2 + sum(step % 5 == 0 and step % steps != 0 for step in range(1, 2 * steps + 1))
+    assert 0 < found["verdict_seconds"] < found["whole_seconds"]
+    assert 0 < found["looking_seconds"] < found["whole_seconds"]
+    assert "the doctor adds" in observing.markdown("breast_cancer", [found])
