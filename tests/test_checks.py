@@ -752,6 +752,8 @@ def test_the_baselines_of_numbers_are_in_their_units() -> None:
     assert mean == pytest.approx(expected, rel=1e-5)
     linear = one(found, "baseline_linear").value
     assert linear is not None
+    assert isinstance(data.train.x, Tensor)
+    assert isinstance(data.validation.x, Tensor)
     reference = Ridge(alpha=1.0).fit(looked.state.network.normalize(data.train.x).numpy(), data.train.y.numpy())
     predicted = reference.predict(looked.state.network.normalize(data.validation.x).numpy()).reshape(-1, 1)
     errors = predicted - data.validation.y.numpy()
