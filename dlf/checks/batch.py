@@ -118,7 +118,8 @@ def one_batch(prepared: Prepared) -> list[Finding]:
     """The experiment's own optimizer, rate and loss on 8 samples; dropout and penalties off.
 
     Where it fails, other learning rates are tried, which tells a rate that is too high or too low from a network that
-    cannot learn. It is a failure where the rate is too high, or where no rate takes the loss half of the way.
+    cannot learn. It is a failure where the rate is more than ten times too high (ten times too high for 8 samples may
+    be right for a whole batch), or where no rate takes the loss half of the way.
     """
     if not prepared.learns:
         return []  # the check of the gradients says so
@@ -135,7 +136,8 @@ def one_batch(prepared: Prepared) -> list[Finding]:
     for factor in factors:
         tried = attempt(prepared, x, y, factor)
         if tried.learned:
-            verdict: Verdict = "fail" if factor < 1 and (first.rose or first.left > HALF) else "warn"
+            much = factor < _LOWER[0] and (first.rose or first.left > HALF)
+            verdict: Verdict = "fail" if much else "warn"
             wrong = "the learning rate is too high" if factor < 1 else "the learning rate is low, or the network slow"
             remedy = f"{wrong}: with optimizer.lr {rate * factor:.3g} it takes {len(tried.losses) - 1} steps"
             return [Finding("one_batch", verdict, said, end, first.aim, remedy, "dlf why learning_rate")]
