@@ -9,7 +9,7 @@ from injected.__main__ import DOCUMENT, document, is_wrong
 from injected.bases import PROBLEMS, base
 from injected.faults import FAULTS
 from injected.looks import HEALTHY, Look, look_at_base, look_at_fault, look_at_shipped
-from injected.table import faults_table, finders, healthy_table, total
+from injected.table import alarms_list, faults_table, finders, healthy_table, total
 
 from dlf.checks import CHECKS
 from dlf.findings import Finding
@@ -74,7 +74,8 @@ def test_the_tables_count_right() -> None:
     row = faults_table(looks).splitlines()[2]
     assert row == "| no activation | 2 |  | 1 |  | 50 % | 7 | 50 % |"  # one of two found; one of two alarms is right
     assert healthy_table(looks).splitlines()[2] == "| wine | 2 | 0.90 | 1 | overfitting (1) |"
-    assert total(looks) == "Of 2 faults 1 were found; of 2 healthy experiments 1 had a false alarm."
+    assert total(looks).endswith("1 were found; of 2 healthy experiments 1 had a false alarm, 0 of them a FAIL.")
+    assert alarms_list(looks).splitlines()[2:] == ["- wine, seed 7, check: WARN `nonlinearity`: "]
 
 
 def test_the_findings_that_name_faults_exist() -> None:

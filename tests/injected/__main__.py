@@ -22,7 +22,7 @@ from dlf.findings import Finding
 
 from .faults import FAULTS
 from .looks import HEALTHY, Look, look_at_base, look_at_fault, look_at_shipped
-from .table import false_alarms, faults_table, finders, healthy_table, total
+from .table import alarms_list, false_alarms, faults_table, finders, healthy_table, total
 
 VARIANTS = 3  # healthy experiments for each seed, besides the shipped ones
 DOCUMENT = Path(__file__).parents[2] / "docs" / "faults.md"
@@ -73,7 +73,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if given.keep:
             with given.keep.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(seen)) + "\n")
-    tables = f"{total(looks)}\n\n{faults_table(looks)}\n\n{healthy_table(looks)}"
+    tables = "\n\n".join(part(looks) for part in (total, faults_table, healthy_table, alarms_list))
     print(f"\n{tables}\n\n{time.monotonic() - began:.0f} seconds")
     if given.markdown:
         DOCUMENT.write_text(document(DOCUMENT.read_text(encoding="utf-8"), tables), encoding="utf-8")

@@ -30,7 +30,7 @@ def _by(look: Look) -> tuple[tuple[str, tuple[Finding, ...]], ...]:
 
 
 def faults_table(looks: Sequence[Look]) -> str:
-    """A row a fault. Precision: of the alarms that name it, how many are of experiments that have it."""
+    """A row a fault; in brackets of how many the doctor complained at all. Precision: of the alarms by its name."""
     healthy = [look for look in looks if look.fault == HEALTHY]
     rows = ["| fault | cases | loader | check | doctor | found | missed | precision |", "|" + " --- |" * 8]
     for fault in FAULTS.values():
@@ -42,7 +42,8 @@ def faults_table(looks: Sequence[Look]) -> str:
         wrong = sum(bool(finders(look, fault)) for look in healthy)
         missed = Counter(look.seed for look in cases if not finders(look, fault))
         named = ", ".join(map(str, sorted(missed))) or "none"
-        counts = " | ".join(str(by[who] or "") for who in ("loader", "check", "doctor"))
+        warned = sum(bool(look.doctor) for look in cases)
+        counts = f"{by['loader'] or ''} | {by['check'] or ''} | " + (f"{by['doctor']} ({warned})" if warned else "")
         precision = f"{_percent(found, found + wrong)}" if found + wrong else ""
         recall = _percent(found, len(cases))
         rows.append(f"| {fault.name} | {len(cases)} | {counts} | {recall} | {named} | {precision} |")
@@ -64,15 +65,24 @@ def healthy_table(looks: Sequence[Look]) -> str:
     return "\n".join(rows)
 
 
+def alarms_list(looks: Sequence[Look]) -> str:
+    """Every false alarm, word for word."""
+    said = []
+    for look in looks:
+        for who, f in false_alarms(look) if look.fault == HEALTHY else ():
+            said.append(f"- {look.base}, seed {look.seed}, {who}: {f.verdict.upper()} `{f.name}`: {f.said}")
+    return "\n".join(["The false alarms:", "", *said]) if said else "There were no false alarms."
+
+
 def total(looks: Sequence[Look]) -> str:
     """All faults together, and all healthy experiments, in a sentence."""
     broken = [look for look in looks if look.fault != HEALTHY]
     healthy = [look for look in looks if look.fault == HEALTHY]
     found = sum(bool(finders(look, FAULTS[look.fault])) for look in broken)
     wrong = sum(bool(false_alarms(look)) for look in healthy)
-    return (
-        f"Of {len(broken)} faults {found} were found; of {len(healthy)} healthy experiments {wrong} had a false alarm."
-    )
+    failed = sum(any(f.verdict == "fail" for _, f in false_alarms(look)) for look in healthy)
+    alarms = f"of {len(healthy)} healthy experiments {wrong} had a false alarm, {failed} of them a FAIL"
+    return f"Of {len(broken)} faults {found} were found; {alarms}."
 
 
 def _measured(looks: Sequence[Look]) -> bool:
