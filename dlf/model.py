@@ -50,9 +50,7 @@ class Network(nn.Module):
 
     def scaled(self, y: Tensor) -> Tensor:
         """Regression targets as the loss sees them, (y - mean) / std; labels as they are."""
-        if not y.is_floating_point():
-            return y
-        return torch.sub(y.to(self.targets_mean.dtype), self.targets_mean).div_(self.targets_std)
+        return torch.sub(y, self.targets_mean).div_(self.targets_std) if y.is_floating_point() else y
 
     def in_units(self, output: Tensor) -> Tensor:
         """Regression outputs in the units of the data, output * std + mean; other outputs as they are."""

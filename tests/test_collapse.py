@@ -62,10 +62,10 @@ NETWORKS: dict[str, tuple[Shape, list[Any]]] = {
     "batch_norm of channels": (IMAGE, ["batch_norm", linear(6)]),
     "what does nothing in evaluation": ((7,), [linear(9), "dropout", "alpha_dropout", linear(3)]),
     "an activation layer of nothing": ((7,), [{"type": "activation", "function": "identity"}, linear(3)]),
-    "a block": ((7,), [{"type": "residual", "layers": [linear(9), linear(7)]}, linear(3)]),
+    "a block": ((7,), [linear(7), {"type": "residual", "layers": [linear(9), linear(7)]}, linear(3)]),
     "a block with a projection": (
         (7,),
-        [{"type": "residual", "projection": True, "layers": [linear(9), "batch_norm"]}, linear(3)],
+        [linear(8), {"type": "residual", "projection": True, "layers": [linear(9), "batch_norm"]}, linear(3)],
     ),
 }
 
