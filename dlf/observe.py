@@ -1,8 +1,9 @@
 """What is noted of a network while it is trained: for `dlf report` and for the verdicts of dlf/doctor. It reads, and
 changes nothing of what is trained.
 
-layers.jsonl holds one object an epoch, and one after every `train.observe_every_steps` steps. The same training samples
-are looked at each time, at most 256, in evaluation mode:
+layers.jsonl holds an object for each of the first 5 epochs, from then on for the one that ends next after every 200
+steps, so that looking at a small network costs next to nothing, and for the last one; and one after every
+`train.observe_every_steps` steps. The same training samples are looked at each time, at most 256, in evaluation mode:
 
     epoch, step, samples   how far training was (epochs that are finished), and how many samples were looked at
     loss                   their mean loss, without penalties
@@ -48,6 +49,8 @@ from dlf.registry import Component
 from dlf.run import RunDirectory
 
 SAMPLES = 256
+FIRST = 5  # epochs, each of which is looked at
+SPACING = 200  # steps: a look takes a small network as long as some ten of them
 GRID = 48
 _CHUNK = 2**16
 _JUDGED = 2**12  # samples from which the loss of the answer 0 is taken: for most losses one would do
@@ -77,19 +80,23 @@ class Observer:
         self._layers = list(_layers(state.network.layers))
         self._grid = _Grid(part) if tuple(part.x.shape[1:]) == (2,) else None
         self._before: dict[nn.Parameter, Tensor] = {}
-        self._noted = state.step  # the last step that was looked at; a run that goes on was looked at where it stopped
+        # the last step that was looked at; a run that goes on was looked at where it stopped, if it was time to
+        self._noted = state.step if self._is_looked_at(state.step) else 0
         self._copy()
 
     def step(self, run: RunDirectory, *, stopping: bool) -> None:
         """After a step: look at the network if it is time to. The end of an epoch is left to `note`, unless training
         stops before that: one that is resumed there no longer knows the weights before its last step."""
-        if self._is_looked_at(self._state.step) and (stopping or self._state.step % self._experiment.steps_per_epoch):
+        within = self._state.step % self._experiment.steps_per_epoch != 0
+        if self._is_looked_at(self._state.step) and (stopping or within):
             self._note_layers(run)
-        self._copy()
+        if within:  # what is kept before the last step of an epoch serves until `note`
+            self._copy()
 
-    def note(self, run: RunDirectory) -> None:
-        """Look at the network at the end of an epoch, and add what is seen to the run's directory."""
-        self._note_layers(run)
+    def note(self, run: RunDirectory, *, last: bool = False) -> None:
+        """At the end of an epoch: look at the network if it is time to, as after the `last` one it is."""
+        if last or self._is_looked_at(self._state.step):
+            self._note_layers(run)
         if self._grid is not None and is_kept(self._state.epoch):
             answers = self._grid.answers(self._state.network, self._experiment)
             run.note_observation(run.boundary, {**self._place(), **answers})
@@ -104,12 +111,14 @@ class Observer:
         return {"epoch": self._state.step // self._experiment.steps_per_epoch, "step": self._state.step}
 
     def _is_looked_at(self, step: int) -> bool:
-        every = self._every_steps
-        return step % self._experiment.steps_per_epoch == 0 or (every is not None and step % every == 0)
+        """Whether it is time to, whatever epoch will be the last."""
+        every, per_epoch = self._every_steps, self._experiment.steps_per_epoch
+        return (every is not None and step % every == 0) or (step % per_epoch == 0 and is_noted(step, per_epoch))
 
     def _copy(self) -> None:
-        """Keep the weights before a step after which they are looked at."""
-        if self._is_looked_at(self._state.step + 1):
+        """Keep the weights before a step after which they are looked at: any epoch may be the last."""
+        after = self._state.step + 1
+        if after % self._experiment.steps_per_epoch == 0 or self._is_looked_at(after):
             self._before = {p: p.detach().clone() for p in self._state.network.parameters()}
 
     def layers(self) -> dict[str, Any]:
@@ -147,6 +156,11 @@ class Observer:
             for hook in hooks:
                 hook.remove()
         return output.detach(), loss.detach(), dict(zip(parameters, gradients, strict=True)), seen
+
+
+def is_noted(step: int, steps_per_epoch: int) -> bool:
+    """Whether the epoch that ends with this step is in layers.jsonl, be it the last or not."""
+    return step <= FIRST * steps_per_epoch or step // SPACING > (step - steps_per_epoch) // SPACING
 
 
 def is_kept(epoch: int) -> bool:

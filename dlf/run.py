@@ -5,7 +5,7 @@ runs/mnist-20261123-101500-3f2a/
   config.source.yaml     as written, with the overrides
   run.json               status, versions, device, threads, precision, command line, seed, hashes of data and split
   metrics.jsonl          one object an epoch
-  layers.jsonl           what was seen inside of the network, after each epoch or more often (dlf/observe.py)
+  layers.jsonl           what was seen inside of the network, after epochs or more often (dlf/observe.py)
   boundary.jsonl         what it says all over the plane, for data of two features (dlf/observe.py)
   checkpoints/last/      model.safetensors, optimizer.safetensors, progress.safetensors, state.json, MANIFEST.json
   checkpoints/best/      the same, chosen by the monitored metric

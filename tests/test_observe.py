@@ -17,7 +17,7 @@ from dlf.commands.resume import resume
 from dlf.commands.train import TrainResult
 from dlf.engine import Experiment, TrainState, fit, seed_dropout
 from dlf.losses import LOSSES
-from dlf.observe import GRID, Observer, is_kept
+from dlf.observe import GRID, Observer, is_kept, is_noted
 from dlf.run import RunDirectory
 
 SPIRAL: dict[str, Any] = {
@@ -189,6 +189,15 @@ def test_a_resumed_run_has_the_records_of_one_that_never_stopped(train: Train) -
         assert getattr(run, name).read_bytes() == getattr(whole, name).read_bytes()
 
 
+@pytest.mark.parametrize("every", ["null", "1", "2"])
+def test_an_epoch_of_one_step_has_its_update(train: Train, every: str) -> None:
+    """What is noted at the end of an epoch is the step before it, whatever is looked at next."""
+    run = run_of(train(SPIRAL, "data.batch_size=1000", f"train.observe_every_steps={every}"))
+    looked = run.read_observations(run.layers)
+    assert [record["step"] for record in looked] == [1, 2, 3]
+    assert all(layer["update_ratio"] > 0 for record in looked for layer in record["layers"] if layer["weight_norm"])
+
+
 def test_lines_that_are_damaged_are_left_out(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     first, second = b'{"epoch": 1, "step": 5}\n', b'{"epoch": 1, "step": 8}\n'
@@ -225,6 +234,25 @@ def test_the_boundary_of_a_regression_spans_its_values(train: Train, tmp_path: P
     value = np.frombuffer(base64.b64decode(record["value"]), np.uint8)
     assert (value.min(), value.max()) == (0, 255)
     assert record["low"] < record["high"]
+
+
+@pytest.mark.parametrize(
+    ("steps_per_epoch", "looked_at"),
+    [
+        (430, list(range(1, 13))),  # each epoch is longer than 200 steps
+        (80, [1, 2, 3, 4, 5, 8, 10]),  # 400, 640 and 800 steps: 600 was passed within epoch 8, 800 reached by epoch 10
+        (9, [1, 2, 3, 4, 5, 12]),  # the last
+    ],
+)
+def test_small_trainings_are_looked_at_seldom(train: Train, steps_per_epoch: int, looked_at: list[int]) -> None:
+    noted = [epoch for epoch in range(1, 13) if is_noted(epoch * steps_per_epoch, steps_per_epoch)]
+    assert noted == [epoch for epoch in looked_at if steps_per_epoch != 9 or epoch != 12]
+    if steps_per_epoch == 9:  # 288 samples in batches of 32
+        data = {**SPIRAL["data"], "samples": 360, "validation": 0.2}
+        run = run_of(train({**SPIRAL, "data": data}, "train.epochs=12"))
+        seen = run.read_observations(run.layers)
+        assert [record["epoch"] for record in seen] == looked_at
+        assert all(record["layers"][0]["update_ratio"] for record in seen)
 
 
 def test_epochs_of_long_trainings_are_kept_sparsely() -> None:

@@ -33,7 +33,7 @@ SMALL: dict[str, Any] = {
     "model": {"layers": [{"type": "linear", "units": 6}, "batch_norm", {"type": "dropout", "rate": 0.3}]},
     "schedule": {"type": "cosine", "warmup_epochs": 0.5},
     "regularizers": ["l2", "clip_norm"],
-    "train": {"epochs": 2},
+    "train": {"epochs": 2, "observe_every_steps": 3},  # and at the ends of epochs, every fourth
 }
 STEPS = range(1, 9)
 
@@ -64,13 +64,13 @@ class Told(Silent):
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """All that a run came to, times aside: every file of both checkpoints, the metrics, the resolved experiment."""
+    """All that a run came to, times aside: checkpoints, metrics, what was seen inside, the resolved experiment."""
     files = {str(path.relative_to(run)): path.read_bytes() for path in run.glob("checkpoints/[!.]*/*")}
     for name, data in files.items():
         if name.endswith("MANIFEST.json"):  # the records that it describes hold times
             manifest = json.loads(data)
             files[name] = json.dumps([manifest["files"], manifest["metrics"]["records"]]).encode()
-    files["config.yaml"] = (run / "config.yaml").read_bytes()
+    files |= {name: (run / name).read_bytes() for name in ("config.yaml", "layers.jsonl") if (run / name).exists()}
     records = RunDirectory(run).read_metrics()
     timed = ("seconds", "samples_per_second")
     return {**files, "metrics": [{k: v for k, v in record.items() if k not in timed} for record in records]}
@@ -275,7 +275,7 @@ def test_resuming_a_finished_run_changes_nothing(train: Train) -> None:
 @pytest.mark.fault("K6")
 def test_more_epochs_are_what_a_longer_run_is(train: Train, tmp_path: Path) -> None:
     config = {**SMALL, "schedule": {"type": "step", "every": 1.0, "gamma": 0.5}}
-    long = Path(train({**config, "train": {"epochs": 4}}).path).rename(tmp_path / "long")
+    long = Path(train({**config, "train": {**SMALL["train"], "epochs": 4}}).path).rename(tmp_path / "long")
     run = RunDirectory(Path(train(config).path))
     told = Told()
     assert go_on(run, "train.epochs=4", display=told).epochs == 4
@@ -287,7 +287,7 @@ def test_more_epochs_are_what_a_longer_run_is(train: Train, tmp_path: Path) -> N
 @pytest.mark.fault("K6")
 def test_an_extension_that_is_stopped_goes_on(train: Train, tmp_path: Path) -> None:
     config = {**SMALL, "schedule": "constant"}
-    long = Path(train({**config, "train": {"epochs": 4}}).path).rename(tmp_path / "long")
+    long = Path(train({**config, "train": {**SMALL["train"], "epochs": 4}}).path).rename(tmp_path / "long")
     run = RunDirectory(Path(train(config).path))
     with pytest.raises(StoppedError):
         go_on(run, "train.epochs=4", display=StopAt(11))

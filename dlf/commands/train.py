@@ -238,9 +238,9 @@ def loop(
     try:
         for record in fit(state, experiment, epochs=config.train.epochs, history=history, on_step=on_step):
             history.append(run.append_metrics(record))
-            if observer is not None:
-                observer.note(run)
             best, over = is_best(history, config.monitor), is_over(history, config)
+            if observer is not None:
+                observer.note(run, last=over)
             due = over or timetable.after_epoch(state.epoch, state.step)
             packed = checkpoint.pack(state, run.written) if best or due else {}
             if best:

@@ -92,7 +92,7 @@ class TrainSection(Section):
     cuda_graphs: bool = True
     """On a GPU, capture the step once and replay it, where it can be captured; false: launch its kernels one by one."""
     observe: bool = True
-    """Note after each epoch what goes on inside (layers.jsonl), for `dlf report` and the doctor; it changes nothing."""
+    """Note after epochs what goes on inside (layers.jsonl), for `dlf report` and the doctor; it changes nothing."""
     observe_every_steps: PositiveInt | None = None
     """Steps, counted from the start, after which the same is also noted within an epoch; default: it is not."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
