@@ -30,7 +30,7 @@ _IMAGES = ("data.limit=11000", "data.validation=1000", "loss=cross_entropy", "tr
 
 @topic(
     "Why does a deep network need activations?",
-    Shipped("spiral", ("name=xor", "data={type: xor, validation: 0.2, batch_size: 32}", *_POINTS, "train.epochs=20")),
+    Shipped("xor", (*_POINTS, "train.epochs=20")),
     Shipped("spiral", (*_POINTS, "train.epochs=60")),
     Shipped("mnist", (_ten_matrices(64), "optimizer={type: adam, lr: 0.002}", "schedule=constant", *_IMAGES)),
 )

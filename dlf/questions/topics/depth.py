@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from dlf.engine import Experiment, TrainState
@@ -42,7 +43,10 @@ def depth(subject: Subject) -> Design:
 
 def _width(features: int, layers: int, outputs: int, wanted: int) -> int:
     """The units of each hidden layer with which the parameters come nearest to those wanted."""
-    return min(range(1, wanted + 1), key=lambda units: abs(_parameters(features, layers, units, outputs) - wanted))
+    sizes = range(1, wanted + 1)
+    place = bisect_left(sizes, wanted, key=lambda units: _parameters(features, layers, units, outputs))
+    near = sizes[max(0, place - 1) : place + 1]
+    return min(near, key=lambda units: abs(_parameters(features, layers, units, outputs) - wanted))
 
 
 def _parameters(features: int, layers: int, units: int, outputs: int) -> int:

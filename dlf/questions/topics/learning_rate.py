@@ -45,28 +45,37 @@ def _label(own: float, decade: int) -> str:
 
 
 def _curvature_and_weights(experiment: Experiment, state: TrainState) -> Measured:
-    """The largest eigenvalue of the Hessian at the first weights, by power iteration, and their root mean square.
+    """The largest eigenvalue of the Hessian at the first weights, and their root mean square.
 
     The Hessian is that of the loss of the first 256 training samples by all parameters, in evaluation mode.
     """
     part, network = experiment.data.train, state.network
     parameters = list(network.parameters())
-    generator = torch.Generator().manual_seed(0)
-    direction = [torch.randn(p.shape, generator=generator).to(p.device) for p in parameters]
     network.eval()
     with torch.enable_grad():
         loss = experiment.loss(network(part.x[:_SAMPLES]), network.scaled(part.y[:_SAMPLES]))
         slopes = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
-        for _ in range(_PRODUCTS):
-            size = _dot(direction, direction).sqrt()
-            direction = [d / size for d in direction]
-            slope = _dot(slopes, direction)  # its gradient is the Hessian times the direction
-            bent = torch.autograd.grad(slope, parameters, retain_graph=True, materialize_grads=True)
-            curvature = _dot(bent, direction)
-            direction = list(bent)
+        curvature = _farthest(slopes, parameters)
+        if curvature < 0:  # the farthest from 0 is the least one: seen from there, the largest is the farthest
+            curvature += _farthest(slopes, parameters, curvature)
     network.train()
     weights = torch.cat([p.detach().flatten() for p in parameters if p.ndim > 1])
-    return {"curvature": curvature.item(), "weight": weights.square().mean().sqrt().item()}
+    return {"curvature": curvature, "weight": weights.square().mean().sqrt().item()}
+
+
+def _farthest(slopes: Sequence[Tensor], parameters: Sequence[Tensor], shift: float = 0.0) -> float:
+    """Of the Hessian's eigenvalues less `shift` the one farthest from 0, by power iteration; `slopes` are gradients."""
+    generator = torch.Generator().manual_seed(0)
+    direction = [torch.randn(p.shape, generator=generator).to(p.device) for p in parameters]
+    for _ in range(_PRODUCTS):
+        size = _dot(direction, direction).sqrt()
+        direction = [d / size for d in direction]
+        slope = _dot(slopes, direction)  # its gradient is the Hessian times the direction
+        bent = torch.autograd.grad(slope, parameters, retain_graph=True, materialize_grads=True)
+        moved = [b - shift * d for b, d in zip(bent, direction, strict=True)]
+        found = _dot(moved, direction)
+        direction = moved
+    return found.item()
 
 
 def _dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
