@@ -22,6 +22,8 @@ from dlf.commands.check import check as check_experiment
 from dlf.commands.compare import Comparison
 from dlf.commands.compare import compare as compare_runs
 from dlf.commands.evaluate import Split, evaluate_run, open_run
+from dlf.commands.explain import Explanation, explain_what, start_of_experiment
+from dlf.commands.explain import explain as explain_step
 from dlf.commands.predict import answer
 from dlf.commands.predict import predict as predict_files
 from dlf.commands.report import report as report_run
@@ -202,6 +204,20 @@ def load(run: str, *, checkpoint: str | None = None, device: str | None = None, 
 def check(config: Config, *overrides: str) -> CheckResult:
     """What `dlf check` finds: `failed` counts the failures, `findings` holds each with its number and remedy."""
     return check_experiment(_load(config, list(overrides)))
+
+
+def explain(
+    what: Config,
+    *overrides: str,
+    sample: int = 0,
+    unit: str | None = None,
+    checkpoint: str | None = None,
+    runs: str | Path = "runs",
+) -> Explanation:
+    """What `dlf explain` shows of an experiment or a run: one sample forward, back and through the update."""
+    if isinstance(what, Mapping):
+        return explain_step(start_of_experiment(_load(what, list(overrides))), sample=sample, unit=unit)
+    return explain_what(str(what), overrides, Path(runs), sample=sample, unit=unit, which=checkpoint)
 
 
 def summarize(config: Config, *overrides: str) -> Summary:

@@ -1,6 +1,7 @@
 """Are gradients right? Beside autograd's, and beside central differences of the loss itself, in float64.
 
-Two gradients of a parameter are compared entry by entry: |ours - theirs|, relative to the largest entry of theirs.
+Two gradients of a parameter are compared entry by entry: |ours - theirs|, relative to the largest entry of the tensor
+(autograd's, and ours where only some differences are taken).
 
 Rounding sets limits, which are part of the comparison. The derivative of the loss by the output is a difference of
 numbers near 1 (p - q, say): where a network is as sure as 1 - 1e-12, that difference has four good digits, and so has

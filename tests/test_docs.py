@@ -77,6 +77,7 @@ def test_every_command_is_in_the_table_and_every_one_there_exists() -> None:
         "dlf evaluate latest --split val --predictions val.csv",
         "dlf predict latest digit.png --picture seen.png",
         "dlf check {config}",
+        "dlf explain {config} --sample 3 --unit 3:17 --html walk.html",
         "dlf summarize {config} --plot picture.svg",
         "dlf report latest",
         "dlf train --resume latest",

@@ -103,7 +103,7 @@ def answer(found: Explanation) -> str:
 
 def _print_loss(console: Console, found: Explanation) -> None:
     _heading(console, f"LOSS  {found.loss_name}")
-    console.print(Text(f"the network says: {answer(found)}; true is {truth(found)}"), soft_wrap=True)
+    console.print(Text(f"the network says: {answer(found)}"), soft_wrap=True)
     for name, one in (("L", found.loss), ("dL/do", found.loss_gradient)):
         console.print(Text(f"{name:<5} = {values(one)}   {one.formula}"), soft_wrap=True)
 
@@ -177,7 +177,9 @@ def _print_update(console: Console, found: Explanation, layers: Sequence[Layer],
     settings = ", ".join(f"{name} = {_setting(value)}" for name, value in update.settings.items() if name != "lr")
     rate = f"lr = {update.learning_rate:.4g}"
     by = f" (by the schedule {update.schedule})" if update.schedule != "constant" else ""
-    console.print(Text(f"{rate}{by}{', ' if settings else ''}{settings}, t = {found.step}"), soft_wrap=True)
+    console.print(Text(f"{rate}{by}, t = {found.step}"), soft_wrap=True)
+    if settings:
+        console.print(Text(settings), soft_wrap=True)
     for layer in layers:
         if not layer.parameters:
             continue
@@ -249,7 +251,7 @@ def sentences(comparison: Comparison) -> Iterator[str]:
     """How far the gradients are from those of another way, and what is to be said about it."""
     apart = f"{comparison.deviation:.1e}" if comparison.deviation else "0"
     verdict = "holds" if comparison.holds else "DOES NOT HOLD"
-    yield f"beside {comparison.by}: at most {apart} apart, relative; the bound of {comparison.bound:.0e} {verdict}"
+    yield f"beside {comparison.by}: at most {apart} apart, relative; bound {comparison.bound:.0e} {verdict}"
     entries = "all" if comparison.entries == comparison.of else f"{comparison.entries:,} of"
     along = f", and along {comparison.directions} random directions" if comparison.directions else ""
     largest = f"; the largest at {comparison.where}" if comparison.deviation else ""

@@ -1,10 +1,11 @@
-"""The report: one HTML file from what a run holds; plain numbers in, text out.
+"""Pages: one HTML file from what a command found; plain numbers in, text out.
 
     charts.py     curves and other figures as SVG, with axes, legends and descriptions
     pixels.py     arrays as PNG pictures inside of the page
-    page.py       everything together, by the templates page.html, page.css and page.js
+    page.py       the report, by the templates page.html, page.css and page.js
+    walk.py       the steps of `dlf explain`, by walk.html, walk.css and walk.js
 
-The page asks no other host for anything, and says so to the browser (its Content-Security-Policy); what comes from
+A page asks no other host for anything, and says so to the browser (its Content-Security-Policy); what comes from
 users is escaped.
 """
 

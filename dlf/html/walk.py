@@ -146,7 +146,7 @@ def _steps(found: Explanation, layers: Sequence[Layer]) -> Iterator[Step]:
         if layer.parameters:
             yield Step(
                 "update", f"Layer {layer.layer}, {layer.type}: update", f"update {layer.layer}",
-                [("step", found.update.formula)],
+                [("p", found.update.formula.removeprefix("p -= ").removeprefix("W -= "))],
                 [table for change in layer.parameters for table in tables(_of(change))],
                 list(_update_sums(layer)) if small else (), layer.unit, column, last, 0,
             )  # fmt: skip
