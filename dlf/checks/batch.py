@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dlf.checks.looking import walk
 from dlf.checks.prepared import Prepared, drawn, step, trainable, uninformed
+from dlf.checks.propagation import weight_variance
 from dlf.engine import set_learning_rate
 from dlf.findings import Finding, Verdict
 from dlf.modules import Weighted
@@ -65,15 +66,21 @@ class Attempt:
 
 
 def update_size(prepared: Prepared) -> list[Finding]:
-    """The largest of the first updates, relative to the weights that it changes, at the optimizer's full rate."""
+    """The largest of the first updates, relative to the weights that it changes, at the optimizer's full rate.
+
+    Weights that are smaller than their initialiser draws them on average count as that large: all of a few weights may
+    be small by chance, and soon are not.
+    """
     state, experiment = trainable(prepared.state, prepared.experiment)
-    weights = {
-        index: layer.weight
+    layers = {
+        index: layer
         for index, layer in walk(state.network.layers)
         if isinstance(layer, Weighted) and layer.weight.requires_grad and bool(layer.weight.any())
     }
-    if not weights or not prepared.learns:
+    if not layers or not prepared.learns:
         return []
+    weights = {index: layer.weight for index, layer in layers.items()}
+    usual = {index: math.sqrt(_drawn_squares(layer)) for index, layer in layers.items()}
     size = max(SAMPLES, min(experiment.batch_size, _affordable(prepared, FIRST_STEPS)))  # one breaks batch_norm
     size = min(size, len(experiment.data.train))
     x, y = drawn(experiment.data.train, FIRST_STEPS * size, experiment.seed)
@@ -82,10 +89,15 @@ def update_size(prepared: Prepared) -> list[Finding]:
         before = {index: weight.detach().clone() for index, weight in weights.items()}
         step(state, experiment, x[start : start + size], y[start : start + size])
         for index, weight in weights.items():
-            ratio = float((weight.detach() - before[index]).norm() / before[index].norm())
+            ratio = float((weight.detach() - before[index]).norm()) / max(float(before[index].norm()), usual[index])
             largest[index] = max(largest[index], ratio if math.isfinite(ratio) else math.inf)
     index = max(largest, key=largest.__getitem__)
     return [_judged_update(prepared, index, largest[index], len(x) // size)]
+
+
+def _drawn_squares(layer: Weighted) -> float:
+    """What the squares of a layer's weights add up to, as the initialiser draws them; 0 where that is not known."""
+    return (weight_variance(layer.init, layer.weight.shape) or 0.0) * layer.weight.numel()
 
 
 def _judged_update(prepared: Prepared, index: str, ratio: float, steps: int) -> Finding:
