@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Train
 
 import dlf
 from dlf.cli import main
 from dlf.commands.check import CheckResult
 from dlf.display import checked
 from dlf.findings import Finding
-from tests.conftest import Train
 
 QUICK = ["data.limit=300", "train.device=cpu"]
 
