@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from conftest import Train
 
 from dlf import api
+from dlf.commands.check import check_what
 from dlf.commands.resume import resume
 from dlf.commands.train import TrainResult
 from dlf.doctor import diagnose, diagnose_run, in_words
@@ -397,3 +399,11 @@ def test_a_resumed_run_has_the_verdicts_of_one_that_never_stopped(train: Train) 
     result = resume(run_of(begun), ["train.epochs=4"], display=api.Silent())
     assert [asdict(each) for each in result.findings] == [asdict(each) for each in whole.findings]
     assert run_of(begun).layers.read_bytes() == run_of(whole).layers.read_bytes()
+
+
+def test_check_of_a_run_shows_its_doctor_too(train: Train) -> None:
+    sick = train(HEALTHY, "optimizer.lr=3", "train.epochs=3")
+    found = check_what(sick.path, [], Path("runs"))
+    assert list(found.doctor) == sick.findings
+    both = Counter(each.verdict for each in (*found.findings, *found.doctor))
+    assert (found.passed, found.warned, found.failed) == (both["pass"], both["warn"], both["fail"])
