@@ -24,6 +24,7 @@ from dlf.engine import Experiment, TrainState
 from dlf.experiment import assemble
 from dlf.findings import Finding
 from dlf.losses import LOSSES, BoundLoss
+from dlf.modules import Weighted
 
 SEEDS = range(3)
 SMALL: dict[str, Any] = {
@@ -514,12 +515,12 @@ def test_the_size_of_an_update_is_that_of_the_rule() -> None:
     finding = one(batch.update_size(looked), "update_size")
     train = looked.experiment.data.train
     loss = looked.experiment.loss(looked.state.network(train.x), train.y)
-    weights = [layer.weight for layer in looked.state.network.layers if hasattr(layer, "weight")]
-    gradients = torch.autograd.grad(loss, weights)  # type: ignore[arg-type]
+    weights = [layer.weight for layer in looked.state.network.layers if isinstance(layer, Weighted)]
+    gradients = torch.autograd.grad(loss, weights)
     # what he_normal draws on average, behind relu, and xavier_uniform in the output layer: variance times count
-    (units, features), (outputs, inputs) = (tuple(w.shape) for w in weights)  # type: ignore[union-attr]
+    (units, features), (outputs, inputs) = (w.shape for w in weights)
     usual = [math.sqrt(2 / features * units * features), math.sqrt(2 / (inputs + outputs) * inputs * outputs)]
-    sizes = [max(float(w.detach().norm()), size) for w, size in zip(weights, usual, strict=True)]  # type: ignore[operator]
+    sizes = [max(float(w.detach().norm()), size) for w, size in zip(weights, usual, strict=True)]
     ratios = [float(0.05 * g.norm()) / size for g, size in zip(gradients, sizes, strict=True)]
     assert finding.value == pytest.approx(max(ratios), rel=1e-4)
 
@@ -528,8 +529,10 @@ def test_a_few_weights_that_are_small_by_chance_are_no_alarm() -> None:
     """The four weights of the output layer at a tenth of what they were: beside themselves alone the step is large."""
     looked = prepared({"data": "xor"}, layers(4), "optimizer={type: adam, lr: 0.05}")
     before = one(batch.update_size(looked), "update_size")
+    last = looked.state.network.layers[-1]
+    assert isinstance(last, Weighted)
     with torch.no_grad():
-        looked.state.network.layers[-1].weight.mul_(0.1)  # type: ignore[union-attr, operator]
+        last.weight.mul_(0.1)
     finding = one(batch.update_size(looked), "update_size")
     assert finding.verdict == "pass"
     assert before.value is not None

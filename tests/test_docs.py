@@ -61,6 +61,7 @@ def test_a_component_is_added_as_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(module.activate(torch.tensor([-1.0, 2.0])), torch.tensor([0.0, 2.0]))
     z = torch.tensor([-1.0, 2.0], requires_grad=True)
     module.activate(z).sum().backward()
+    assert z.grad is not None
     assert torch.equal(ACTIVATIONS.get("squared_relu").facts["slope"](z.detach(), scale=0.5), z.grad)
 
 
@@ -79,6 +80,7 @@ def test_every_command_is_in_the_table_and_every_one_there_exists() -> None:
         "dlf check {config}",
         "dlf explain {config} --sample 3 --unit 3:17 --html walk.html",
         "dlf summarize {config} --plot picture.svg",
+        "dlf why normalization {config} train.epochs=1 --seeds 2 --plot why.svg",
         "dlf report latest",
         "dlf train --resume latest",
         "dlf reproduce latest",

@@ -73,7 +73,7 @@ class TestEveryTopic:
 
     def test_what_is_said_follows_the_verdict(self, topic: str) -> None:
         design, studies = designs(topic)[0], short(topic).studies
-        told = {v: design.explain(with_verdict(studies, v)) for v in ("appears", "absent", "opposite")}  # type: ignore[arg-type]
+        told = {v: design.explain(with_verdict(studies, v)) for v in ("appears", "absent", "opposite")}
         assert len({happened for happened, _ in told.values()}) == 3
 
     def test_it_is_plain_data_and_fits_80_columns(self, topic: str, capsys: pytest.CaptureFixture[str]) -> None:
