@@ -70,9 +70,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert "dlf/configs/mnist.yaml" in names
 
 
-@pytest.mark.parametrize(
-    "fault", ["tests/test_losses.py", "dlf/py.typed", "dlf/configs/mnist.yaml", "dlf/cli/app.py"]
-)
+@pytest.mark.parametrize("fault", ["tests/test_losses.py", "dlf/py.typed", "dlf/configs/mnist.yaml", "dlf/cli/app.py"])
 def test_a_wrong_wheel_is_refused(fault: str) -> None:
     assert faults_of_wheel(sorted(expected() ^ {fault})) == {fault}  # one file too many, or one too few
 
