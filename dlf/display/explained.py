@@ -284,6 +284,8 @@ def values(one: Numbers) -> str:
     """All entries where they are few, else shape and range."""
     if one.shape == ():
         return short(one.mean)
+    if one.shape == (1,):
+        return f"({short(one.mean)})"
     if one.entries is not None and len(one.shape) == 1 and one.shape[0] <= MOST_UNITS:
         return numbers_of(one.entries)
     return f"{product(one.shape)} numbers from {short(one.least)} to {short(one.greatest)}, mean {short(one.mean)}"
