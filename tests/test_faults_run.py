@@ -99,13 +99,18 @@ def go_on(root: Path) -> dict[str, Any]:
             raise
         train(root)
     assert run_below(root).read_info()["status"] == "completed"
-    return outcome(run_below(root).path)
+    return what_counts(run_below(root).path)
+
+
+def what_counts(run: Path) -> dict[str, Any]:
+    """All but layers.jsonl: what is noted there is not synced, no training depends on it, and a line may be lost."""
+    return {name: kept for name, kept in outcome(run).items() if name != "layers.jsonl"}
 
 
 @pytest.fixture
 def undisturbed(scratch: Path) -> dict[str, Any]:
     train(scratch / "undisturbed")
-    return outcome(run_below(scratch / "undisturbed").path)
+    return what_counts(run_below(scratch / "undisturbed").path)
 
 
 @pytest.fixture
@@ -194,7 +199,7 @@ def test_any_operation_fails(
         check(root, len(display.saved_at))
         assert go_on(root) == undisturbed, n
         tried()
-    assert unharmed < len(numbers) / 4, "the log, a removal that something removed before"
+    assert unharmed < len(numbers) / 3, "the log, what was seen inside, a removal that something removed before"
 
 
 def check(root: Path, saved: int) -> None:

@@ -54,7 +54,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected() -> set[str]:
     """The files of the package, the shipped experiments inside it."""
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dlf").rglob("*.py")}
-    package |= {f"dlf/html/page.{kind}" for kind in ("html", "css", "js")}
+    package |= {f"dlf/html/{page}.{kind}" for page in ("page", "walk") for kind in ("html", "css", "js")}
     return package | {"dlf/py.typed"} | {f"dlf/configs/{path.name}" for path in (ROOT / "configs").iterdir()}
 
 
