@@ -72,6 +72,7 @@ class Observer:
         self._state = state
         self._experiment = experiment
         self._every_steps = every_steps
+        self._per_epoch = experiment.steps_per_epoch
         part = experiment.data.train
         samples = min(SAMPLES, len(part))
         chosen = torch.arange(samples) * len(part) // samples  # evenly spread: a file may be sorted by class
@@ -87,7 +88,9 @@ class Observer:
     def step(self, run: RunDirectory, *, stopping: bool) -> None:
         """After a step: look at the network if it is time to. The end of an epoch is left to `note`, unless training
         stops before that: one that is resumed there no longer knows the weights before its last step."""
-        within = self._state.step % self._experiment.steps_per_epoch != 0
+        if self._every_steps is None and not stopping and (self._state.step + 1) % self._per_epoch:
+            return  # nearly every step: nothing is due, and finding that out must cost nothing
+        within = self._state.step % self._per_epoch != 0
         if self._is_looked_at(self._state.step) and (stopping or within):
             self._note_layers(run)
         if within:  # what is kept before the last step of an epoch serves until `note`
@@ -108,17 +111,17 @@ class Observer:
             self._noted = self._state.step
 
     def _place(self) -> dict[str, int]:
-        return {"epoch": self._state.step // self._experiment.steps_per_epoch, "step": self._state.step}
+        return {"epoch": self._state.step // self._per_epoch, "step": self._state.step}
 
     def _is_looked_at(self, step: int) -> bool:
         """Whether it is time to, whatever epoch will be the last."""
-        every, per_epoch = self._every_steps, self._experiment.steps_per_epoch
+        every, per_epoch = self._every_steps, self._per_epoch
         return (every is not None and step % every == 0) or (step % per_epoch == 0 and is_noted(step, per_epoch))
 
     def _copy(self) -> None:
         """Keep the weights before a step after which they are looked at: any epoch may be the last."""
         after = self._state.step + 1
-        if after % self._experiment.steps_per_epoch == 0 or self._is_looked_at(after):
+        if after % self._per_epoch == 0 or self._is_looked_at(after):
             self._before = {p: p.detach().clone() for p in self._state.network.parameters()}
 
     def layers(self) -> dict[str, Any]:
