@@ -101,12 +101,14 @@ def nothing(number: int, name: str) -> None:
 class Disk:
     """The folder `root` while the context is entered; what is there before counts as synced.
 
-    trace: the names of the operations so far. log: what each of them changed or synced, None for nothing.
+    trace: the names of the operations so far. touched: the name of the file or folder of each. log: what each of them
+    changed or synced, None for nothing.
     """
 
     def __init__(self, root: Path, hook: Hook = nothing) -> None:
         self.root, self.hook = root, hook
         self.trace: list[str] = []
+        self.touched: list[str] = []
         self.log: list[Change | Synced | None] = []
         self._files: dict[int, bytes] = {}
         self._folders: dict[int, dict[str, int]] = {}
@@ -114,6 +116,7 @@ class Disk:
         self._enter(root)
         self._names = {inode: dict(names) for inode, names in self._folders.items()}  # as they are now
         self._descriptors: dict[int, int] = {}
+        self._opened: dict[int, str] = {}  # the name by which a descriptor was opened
         self._patch = pytest.MonkeyPatch()
 
     def _enter(self, path: Path) -> int:
@@ -140,6 +143,7 @@ class Disk:
             mine = first in self._descriptors if isinstance(first, int) else self._is_below(first)
             if not mine:
                 return real(first, *others, **options)
+            self.touched.append(self._opened[first] if isinstance(first, int) else Path(first).name)
             if name == "close":  # the system closes the files of a dead process, and after an error too
                 real(first)
                 del self._descriptors[first]
@@ -155,6 +159,7 @@ class Disk:
             result = real(first, *others, **options)
             if name == "open":
                 self._descriptors[result] = self._find(first) if change is None else change.changes[Path(first).name]
+                self._opened[result] = Path(first).name
             self.log[number] = change
             if isinstance(change, Names):
                 _apply(self._names[change.inode], change)
