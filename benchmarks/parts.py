@@ -1,8 +1,8 @@
 """Where the time of a step goes: the products, the update, the rest of what torch computes, and what is between them.
 
 Each row is a process that trains for some seconds with dlf's engine on made-up images, and then for as many again under
-torch's profiler, which tells how long each of torch's operations took by itself. What is left of a step is Python, and
-threads that wait for each other.
+torch's profiler, which tells how long each operation, torch's and dlf's own, took by itself. What is left of a step is
+Python, and threads that wait for each other.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from benchmarks import report
 from benchmarks.compare import write
@@ -23,7 +25,8 @@ from benchmarks.steps import assembled, ends_of_steps
 from benchmarks.task import NETWORKS
 
 PRECISIONS = ("auto", "float32")
-_PRODUCTS = ("aten::linear", "aten::mm", "aten::addmm", "mkldnn::_linear_pointwise")
+_PRODUCTS = ("aten::linear", "aten::mm", "aten::addmm", "mkldnn::_linear_pointwise", "native::product")
+_UPDATES = ("aten::_fused_adam_", "aten::_fused_adamw_", "native::adam")
 _SHOWN = 5  # of the other operations, the longest
 
 
@@ -72,9 +75,34 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 def parts(operations: Mapping[str, float]) -> tuple[float, float, dict[str, float]]:
     """Seconds of the products, of the update, and of each other operation, the longest first."""
     products = sum(seconds for name, seconds in operations.items() if name in _PRODUCTS)
-    update = sum(seconds for name, seconds in operations.items() if "_fused_adam" in name)
-    others = {name: s for name, s in operations.items() if name not in _PRODUCTS and "_fused_adam" not in name}
+    update = sum(seconds for name, seconds in operations.items() if name in _UPDATES)
+    others = {name: s for name, s in operations.items() if name not in _PRODUCTS and name not in _UPDATES}
     return products, update, dict(sorted(others.items(), key=lambda item: -item[1]))
+
+
+@contextmanager
+def shown_to_the_profiler() -> Iterator[None]:
+    """dlf's compiled kernels as operations beside torch's; what they cost in Python counts as theirs."""
+    from torch.profiler import record_function
+
+    from dlf import native
+
+    def named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def recorded(*arguments: Any, **options: Any) -> Any:
+            with record_function(f"native::{name}"):
+                return function(*arguments, **options)
+
+        return recorded
+
+    with ExitStack() as patches:
+        for owner, attribute, name in (
+            (native.Product, "__call__", "product"),
+            (native.Adam, "__call__", "adam"),
+            (native, "normalized", "normalize"),
+            (native, "cross_entropy", "cross_entropy"),
+        ):
+            patches.enter_context(patch.object(owner, attribute, named(name, getattr(owner, attribute))))
+        yield
 
 
 def train(network: str, precision: str, seconds: float) -> dict[str, Any]:
@@ -85,7 +113,7 @@ def train(network: str, precision: str, seconds: float) -> dict[str, Any]:
     marks = ends_of_steps(experiment, state, seconds)
     warm = min(2, len(marks) - 2)
     experiment, state = assembled(NETWORKS[network], 60_000, precision)  # a new epoch: the other one may be over
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    with shown_to_the_profiler(), profile(activities=[ProfilerActivity.CPU]) as profiler:
         profiled = len(ends_of_steps(experiment, state, seconds))
     times = {event.key: event.self_cpu_time_total / 1e6 / profiled for event in profiler.key_averages()}
     return {

@@ -13,14 +13,16 @@ recording it, on conversions, and on memory for results that are as large in eve
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlf import native
 from dlf.activations import ACTIVATIONS
 from dlf.losses import BoundLoss
 from dlf.model import Network
@@ -34,7 +36,7 @@ def _one_pass() -> Callable[..., Any] | None:
 
 
 _ONE_PASS = _one_pass()
-_ITS_NAMES = {"relu": "relu", "identity": "none"}
+_KNOWN_AS = {"relu": "relu", "identity": "none"}
 _ITS_NUMBERS = (torch.float32, torch.bfloat16)
 _PAYS_FROM = 2**20  # multiply-adds: a smaller product is over before that pass is set up
 
@@ -44,6 +46,10 @@ class Backpropagation(Protocol):
 
     Leaves dL/dp in the `grad` of every parameter p. The output is (batch, units), the value 0-dim; both without graph.
     """
+
+    @property
+    def compiled(self) -> bool:
+        """Whether its products are compiled ones, which bring their own threads (dlf/native)."""
 
     def __call__(self, x: Tensor, y: Tensor, loss: BoundLoss) -> tuple[Tensor, Tensor]: ...
 
@@ -59,6 +65,7 @@ class Autograd:
     """For every network, everywhere: torch records the forward pass and walks it back."""
 
     network: Network
+    compiled = False
 
     def __call__(self, x: Tensor, y: Tensor, loss: BoundLoss) -> tuple[Tensor, Tensor]:
         output = self.network(x)
@@ -69,16 +76,21 @@ class Autograd:
         return output.detach(), value.detach()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Chain:
     """For chains on a CPU: the chain rule written out, without a graph."""
 
     network: Network
     links: list[Link]
 
+    compiled: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.compiled = all(isinstance(link, CompiledLink) for link in self.links)
+
     @torch.no_grad()
     def __call__(self, x: Tensor, y: Tensor, loss: BoundLoss) -> tuple[Tensor, Tensor]:
-        a = self.network.normalize(x).flatten(1)
+        a = self._normalized(x)
         for link in self.links:
             a = link.forward(a)
         output = a.to(self.network.inputs_mean.dtype)
@@ -87,66 +99,149 @@ class Chain:
             g = link.backward(g, further=link is not self.links[0])
         return output, value
 
+    def _normalized(self, x: Tensor) -> Tensor:
+        network = self.network
+        a = native.normalized(x, network.inputs_mean, network.inputs_std) if self.compiled else None
+        return network.normalize(x).flatten(1) if a is None else a
 
-class Link:
-    """A linear layer of a chain and the dropout before it: what stays from forward to backward, and from step to step.
 
-    `weight` and `bias` are in the numbers of the products: the parameters themselves, or copies that are rounded anew
-    in every step into the same memory. `gradients` are written anew in every step too.
-    """
+class Link(ABC):
+    """A linear layer of a chain and the dropout before it, with the memory that it keeps from step to step."""
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter, layer: Linear, dropout: Dropout | None) -> None:
         self.parameters = weight, bias
+        self.weight, self.bias = weight.detach(), bias.detach()
         self.gradients = torch.empty_like(weight), torch.empty_like(bias)
-        self.products = layer.products or weight.dtype
-        self.weight, self.bias = (parameter.detach().to(self.products) for parameter in self.parameters)
         self.activate = layer.activate
         self.settings = layer.activation.parameters
         self.back: Callable[..., Tensor] = ACTIVATIONS.get(layer.activation.type).facts["back"]
-        self.name_in_one_pass = _ITS_NAMES.get(layer.activation.type)
+        self.known_as = _KNOWN_AS.get(layer.activation.type)
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        """f(x W^T + b) for x (batch, in): (batch, units)."""
-        x = x.to(self.products)
+        """f(x W^T + b) for x (batch, in): (batch, units), in memory that the next step may write over."""
         self.mask = None if self.dropout is None or self.dropout.drop == 0 else self.dropout.mask(x)
         self.input = x if self.mask is None else x * self.mask
+        self.result = self.activated_sum(self.input)
+        return self.result
+
+    def backward(self, g: Tensor, *, further: bool) -> Tensor:
+        """Fills the gradients from g = dL/da (batch, units); dL/dx (batch, in), which only `further` asks for."""
+        d = self.before_activation(g)
+        self.fill_gradients(d)
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            parameter.grad = gradient
+        if not further:
+            return d
+        g = self.before_product(d)
+        return g if self.mask is None else g.mul_(self.mask)
+
+    @abstractmethod
+    def activated_sum(self, x: Tensor) -> Tensor:
+        """f(x W^T + b)."""
+
+    @abstractmethod
+    def before_activation(self, g: Tensor) -> Tensor:
+        """d = g f'(a)."""
+
+    @abstractmethod
+    def fill_gradients(self, d: Tensor) -> None:
+        """d^T x and the sum of d over the batch."""
+
+    @abstractmethod
+    def before_product(self, d: Tensor) -> Tensor:
+        """d W."""
+
+
+class TorchLink(Link):
+    """By torch's operators. `weight` and `bias` are in the numbers of the products: the parameters themselves, or
+    copies that are rounded anew in every step into the same memory."""
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter, layer: Linear, dropout: Dropout | None) -> None:
+        super().__init__(weight, bias, layer, dropout)
+        self.products = layer.products or weight.dtype
+        self.weight, self.bias = self.weight.to(self.products), self.bias.to(self.products)
+
+    def forward(self, x: Tensor) -> Tensor:
         large = x.shape[0] * self.weight.numel() >= _PAYS_FROM and self.products in _ITS_NUMBERS
         self.one_pass = _ONE_PASS if large else None
         if self.weight.dtype != self.parameters[0].dtype:
             self.weight.copy_(self.parameters[0])
             self.bias.copy_(self.parameters[1])
-        self.result = self._activated_sum()
-        return self.result
+        return super().forward(x.to(self.products))
 
-    def backward(self, g: Tensor, *, further: bool) -> Tensor:
-        """Fills the gradients from g = dL/da (batch, units); dL/dx (batch, in), which only `further` asks for."""
-        d = self.back(g.to(self.products), self.result, **self.settings)
+    def activated_sum(self, x: Tensor) -> Tensor:
+        if self.one_pass is None or self.known_as is None:
+            return self.activate(F.linear(x, self.weight, self.bias))
+        result: Tensor = self.one_pass(x, self.weight, self.bias, self.known_as, [], "")
+        return result
+
+    def before_activation(self, g: Tensor) -> Tensor:
+        return self.back(g.to(self.products), self.result, **self.settings)
+
+    def fill_gradients(self, d: Tensor) -> None:
         weight, bias = self.gradients
         if self.products == weight.dtype:
             torch.mm(d.t(), self.input, out=weight)
         else:
             weight.copy_(d.t() @ self.input)
         bias.copy_(d.sum(0))
-        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
-            parameter.grad = gradient
-        if not further:
-            return d
-        g = self._through(d)
-        return g if self.mask is None else g.mul_(self.mask)
 
-    def _activated_sum(self) -> Tensor:
-        if self.one_pass is None or self.name_in_one_pass is None:
-            return self.activate(F.linear(self.input, self.weight, self.bias))
-        result: Tensor = self.one_pass(self.input, self.weight, self.bias, self.name_in_one_pass, [], "")
-        return result
-
-    def _through(self, d: Tensor) -> Tensor:
+    def before_product(self, d: Tensor) -> Tensor:
         """d W, which oneDNN computes faster in single precision than the library behind `@`."""
         if self.one_pass is None:
             return d @ self.weight
         result: Tensor = self.one_pass(d, self.weight.t(), None, "none", [], "")
         return result
+
+
+class CompiledLink(Link):
+    """By compiled products (dlf/native), which do on the way what stands around them: relu and its derivative among it.
+
+    Only the factors are rounded: what lies between two products, and every gradient, is float32.
+    """
+
+    def __init__(
+        self, weight: nn.Parameter, bias: nn.Parameter, layer: Linear, dropout: Dropout | None, level: native.Level
+    ) -> None:
+        super().__init__(weight, bias, layer, dropout)
+        self.level = level
+        self.relu = self.known_as == "relu"
+        self.batch = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) != self.batch:
+            self._prepare(len(x))
+        return super().forward(x.contiguous())
+
+    def _prepare(self, batch: int) -> None:
+        """Memory for what comes out of the products, and the products, for batches of this size."""
+        self.batch, (units, inputs) = batch, self.weight.shape
+        weight, bias = self.gradients
+        self.sum, self.g = (self.weight.new_empty(batch, size) for size in (units, inputs))
+        gate = self.sum if self.relu else None  # relu's derivative is 1 where its result is above 0
+        self.forward_product = native.Product(
+            self.level, self.g, self.weight.t(), self.sum, bias=self.bias, relu=self.relu
+        )
+        self.weight_product = native.Product(
+            self.level, self.sum.t(), self.g, weight, gate=None if gate is None else gate.t(), sums=bias
+        )
+        self.input_product = native.Product(self.level, self.sum, self.weight, self.g, gate=gate)
+
+    def activated_sum(self, x: Tensor) -> Tensor:
+        self.forward_product(x, self.weight)
+        return self.sum if self.known_as else self.activate(self.sum)
+
+    def before_activation(self, g: Tensor) -> Tensor:
+        """With relu g itself, since its products are gated by the result; so with identity, where d is g."""
+        return (g if self.known_as else self.back(g, self.result, **self.settings)).contiguous()
+
+    def fill_gradients(self, d: Tensor) -> None:
+        self.weight_product(d, self.input)
+
+    def before_product(self, d: Tensor) -> Tensor:
+        self.input_product(d, self.weight)
+        return self.g
 
 
 def _links(network: Network) -> list[Link] | None:
@@ -155,7 +250,7 @@ def _links(network: Network) -> list[Link] | None:
     dropout = None
     for layer in network.layers:
         if isinstance(layer, Linear) and layer.bias is not None and _is_plain(layer):
-            links.append(Link(layer.weight, layer.bias, layer, dropout))  # type: ignore[arg-type]
+            links.append(_link(layer, dropout))
             dropout = None
         elif isinstance(layer, Dropout) and dropout is None:
             dropout = layer
@@ -167,3 +262,12 @@ def _links(network: Network) -> list[Link] | None:
 def _is_plain(layer: Linear) -> bool:
     derivative_is_known = "back" in ACTIVATIONS.get(layer.activation.type).facts
     return derivative_is_known and all(p.requires_grad and p.device.type == "cpu" for p in layer.parameters())
+
+
+def _link(layer: Linear, dropout: Dropout | None) -> Link:
+    weight, bias = layer.weight, layer.bias
+    assert isinstance(bias, nn.Parameter)
+    level = native.level(layer.products or weight.dtype) if weight.dtype == torch.float32 else None
+    if level is None:
+        return TorchLink(weight, bias, layer, dropout)
+    return CompiledLink(weight, bias, layer, dropout, level)

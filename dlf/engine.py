@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlf import native
 from dlf.backpropagation import Backpropagation, backpropagation
 from dlf.capture import Graph, Step, captured
 from dlf.data import Data, Part, batches, mix, order
@@ -90,7 +92,7 @@ class TrainState:
 
     def __post_init__(self) -> None:
         self.backpropagate = backpropagation(self.network)
-        self.update = update_of(self.optimizer)
+        self.update = update_of(self.optimizer, compiled=self.backpropagate.compiled)
 
 
 def fit(
@@ -130,7 +132,9 @@ def train_epoch(
     reserve(state, (state.epoch + 1) * experiment.steps_per_epoch)
     state.network.train()
     started = time.perf_counter() - state.seconds
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the caller's generators stay theirs
+    own_threads = native.helpers() if state.backpropagate.compiled else nullcontext()
+    # the caller's generators stay theirs
+    with own_threads, torch.random.fork_rng([device] if device.type == "cuda" else []):
         for step in steps(state, experiment, visited, first):
             rate = set_learning_rate(state.optimizer, experiment.learning_rate_factor(state.step, history))
             seed_dropout(mix(experiment.seed, state.step), device)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dlf import __version__
+from dlf import __version__, native
 
 _PACKAGES = ("torch", "numpy", "pydantic", "safetensors", "scikit-learn")
 
@@ -26,6 +26,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "kernels": native.describe(),
         "threads": torch.get_num_threads(),
         "git_commit": _commit(),
         "command": sys.argv,

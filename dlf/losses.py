@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from pydantic import PlainValidator, PositiveFloat, WithJsonSchema
 from torch import Tensor
 
+from dlf import native
 from dlf.registry import Registry, Share, shown
 
 Task = Literal["classification", "binary", "regression"]
@@ -80,6 +81,8 @@ def _on(output: Tensor, class_weights: ClassWeights) -> Tensor | None:
 def _cross_entropy_gradient(
     output: Tensor, target: Tensor, *, label_smoothing: float, class_weights: Tensor | None
 ) -> tuple[Tensor, Tensor]:
+    if output.dtype == torch.float32 and output.device.type == "cpu" and native.level(torch.float32):
+        return native.cross_entropy(output, target, label_smoothing, class_weights)
     n, classes = output.shape
     spread = label_smoothing / classes
     logs = torch.log_softmax(output, 1)

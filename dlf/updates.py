@@ -1,4 +1,4 @@
-"""An optimizer's update alone, without what torch wraps around it: the same kernels, the same bits, less Python.
+"""An optimizer's update alone, without what torch wraps around it: torch's kernels and bits, or dlf's own (dlf/native).
 
 Around every update torch serves hooks, profilers and its compiler, which the first call would import (a second at the
 start, 0.1 ms of every step), and it gathers tensors into lists, sorted by device and type (0.05 to 0.2 ms). A small
@@ -15,13 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlf import native
+
 Update = Callable[[], Any]
 
 
-def update_of(optimizer: torch.optim.Optimizer) -> Update:
-    """The update as a function; call it without gradients (torch.no_grad)."""
+def update_of(optimizer: torch.optim.Optimizer, *, compiled: bool = False) -> Update:
+    """The update as a function, by dlf's own kernels if `compiled`; call it without gradients (torch.no_grad)."""
     whole: Update = partial(inspect.unwrap(type(optimizer).step), optimizer)
-    kernel = _KERNELS.get(type(optimizer))
+    kernel = (_COMPILED if compiled else _KERNELS).get(type(optimizer))
     if kernel is None or not all(_is_fused(group) for group in optimizer.param_groups):
         return whole
     return Fused(optimizer, whole, kernel)
@@ -85,4 +87,25 @@ def _adam(group: dict[str, Any], gradients: list[Tensor], lists: dict[str, list[
     )
 
 
+def _compiled_adam(group: dict[str, Any], gradients: list[Tensor], lists: dict[str, Any]) -> None:
+    if "compiled" not in lists:
+        lists["compiled"] = _prepared(group, lists)
+    if lists["compiled"] is None:
+        _adam(group, gradients, lists)
+        return
+    lists["compiled"](
+        gradients, rate=group["lr"], betas=group["betas"], epsilon=group["eps"], decay=group["weight_decay"]
+    )
+
+
+def _prepared(group: dict[str, Any], lists: dict[str, list[Tensor]]) -> native.Adam | None:
+    """None for what it is not written for: amsgrad, and what was put into float64, as by dlf explain."""
+    level = native.level(lists["params"][0].dtype)
+    if level is None or group["amsgrad"]:
+        return None
+    names = ("params", "exp_avg", "exp_avg_sq", "step")
+    return native.Adam(level, *(lists[name] for name in names), decoupled=bool(group.get("decoupled_weight_decay")))
+
+
+_COMPILED = {torch.optim.Adam: _compiled_adam, torch.optim.AdamW: _compiled_adam}
 _KERNELS: dict[type[torch.optim.Optimizer], Callable[..., None]] = {torch.optim.Adam: _adam, torch.optim.AdamW: _adam}

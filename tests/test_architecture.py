@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 # from the ground up: a module may import its own level and every level before it
 LEVELS = (
     ("errors",),
+    ("native",),
     ("registry", "durable", "figure_files", "findings", "memory", "statistics", "yaml12_scalars"),
     ("info", "run", "shipped", "yaml12"),
     ("doctor",),

@@ -21,7 +21,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from dlf import __version__
+from dlf import __version__, native
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -55,6 +55,8 @@ def expected() -> set[str]:
     """The files of the package, the shipped experiments inside it."""
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dlf").rglob("*.py")}
     package |= {f"dlf/html/{page}.{kind}" for page in ("page", "walk") for kind in ("html", "css", "js")}
+    if native.LIBRARY.is_file():  # compiled on this machine, so it was for the wheel
+        package.add("dlf/native/kernels.so")
     return package | {"dlf/py.typed"} | {f"dlf/configs/{path.name}" for path in (ROOT / "configs").iterdir()}
 
 

@@ -166,7 +166,7 @@ def test_a_run_json_that_cannot_say_completed_is_an_error(train: Train, monkeypa
 
 # --- memory ---------------------------------------------------------------------------------------------------------
 
-# After step 8 the process may grow by 8 MiB; every step needs a tensor of 64 MiB, more than malloc ever keeps.
+# After step 8 the process may grow by 8 MiB; every step needs a mask of 64 MiB, more than malloc ever keeps.
 NO_MEMORY = """
 import resource
 from pathlib import Path
@@ -184,7 +184,9 @@ def step(state, *others):
 engine.train_step = step
 main()
 """
-WIDE = "{data: {type: digits, batch_size: 256}, model: {layers: [{type: linear, units: 65536}]}}"
+WIDE = """
+{data: {type: digits, batch_size: 256}, model: {layers: [{type: linear, units: 65536}, {type: dropout, rate: 0.5}]}}
+"""
 
 
 @pytest.mark.fault("P4")

@@ -171,6 +171,7 @@ _WHY = {
     "device": "another device has other kernels, which sum in another order",
     "device_name": "another processor may get other kernels, which sum in another order",
     "cpu_capability": "another instruction set rounds differently: its vectors have another width",
+    "kernels": "dlf's compiled kernels and torch's sum in different orders, and round at different places",
     "threads": "another number of threads changes the order of sums",
     "torch": "another torch may compute the same operation differently",
     "numpy": "another numpy may compute statistics and metrics differently",

@@ -127,7 +127,7 @@ def _warn_of_another_course(
 
 def _warn_of_another_machine(info: Info, here: dict[str, Any], display: Logged) -> None:
     """Say what may make the rest of a run differ in its last bits from one that was never stopped."""
-    watched = ("dlf", "python", "packages", "device", "device_name", "cpu_capability", "threads")
+    watched = ("dlf", "python", "packages", "device", "device_name", "cpu_capability", "kernels", "threads")
     changed = [f"{name} {info[name]} -> {here[name]}" for name in watched if info[name] != here[name]]
     if changed:
         display.message("warning: the last bits may differ from a run that was never stopped: " + "; ".join(changed))

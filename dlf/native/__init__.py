@@ -1,0 +1,244 @@
+"""The arithmetic of a training step in C: matrix products with what a layer needs around them, and Adam's update.
+
+Each of torch's operators wakes its threads, and between two of them stand conversions and passes over memory; of a
+small network's step that is half. The C files beside this one do the work of several operators at once, on helpers that
+stay awake between them (pool.c), and round to bfloat16 on the way into the cache (product.c). They are compiled when
+dlf is installed, on Linux with an x86-64 processor and a C compiler (hatch_build.py); elsewhere dlf computes with torch
+alone. A call holds Python's lock, so calls come one at a time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dlf.native.sources import fingerprint
+
+LIBRARY = Path(__file__).parent / "kernels.so"
+
+Level = Literal["avx2", "avx512", "bfloat16"]  # the instruction sets that the C files are compiled for
+
+_size, _pointer, _double = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_double
+
+
+class _Factor(ctypes.Structure):
+    _fields_ = (("data", _pointer), ("gate", _pointer), ("along_depth", _size), ("across", _size))
+
+
+class _Product(ctypes.Structure):
+    _fields_ = (
+        *((name, _size) for name in ("rows", "columns", "depth")),
+        *((name, _Factor) for name in ("a", "b")),
+        *((name, _pointer) for name in ("c", "bias", "sums")),
+        ("relu", _size),
+    )
+
+
+class _Adam(ctypes.Structure):
+    _fields_ = (
+        ("tensors", _size),
+        *((name, _pointer) for name in ("sizes", "parameters", "gradients", "means", "squares", "steps")),
+        *((name, _double) for name in ("rate", "beta1", "beta2", "epsilon", "decay")),
+        ("decoupled", _size),
+    )
+
+
+class _Normalization(ctypes.Structure):
+    _fields_ = (
+        *((name, _size) for name in ("samples", "features")),
+        *((name, _pointer) for name in ("bytes", "numbers", "mean", "scale")),
+        ("each", _size),
+        ("y", _pointer),
+    )
+
+
+class _CrossEntropy(ctypes.Structure):
+    _fields_ = (
+        *((name, _size) for name in ("samples", "classes")),
+        *((name, _pointer) for name in ("logits", "labels", "weights", "losses", "mean", "gradient")),
+        ("smoothing", _double),
+    )
+
+
+@cache
+def _library() -> ctypes.PyDLL | str:
+    """The compiled kernels, or why there are none."""
+    if not LIBRARY.is_file():
+        return "none were compiled when dlf was installed"
+    try:
+        library = ctypes.PyDLL(str(LIBRARY))
+    except OSError as error:
+        return f"they do not load: {error}"
+    library.dlf_sources.restype = ctypes.c_char_p
+    if fingerprint() not in {None, library.dlf_sources().decode()}:
+        return "they were compiled from other sources; `pip install -e .` compiles them anew"
+    return library
+
+
+@cache
+def level(products: torch.dtype) -> Level | None:
+    """The instruction set for products of numbers of this type; None where they are left to torch."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    if isinstance(_library(), str) or products not in {torch.float32, torch.bfloat16}:
+        return None
+    if products == torch.bfloat16:
+        return "bfloat16" if capability == "AVX512" and torch.cpu._is_avx512_bf16_supported() else None
+    return {"AVX512": "avx512", "AVX2": "avx2"}.get(capability)  # type: ignore[return-value]
+
+
+def describe() -> str:
+    """The best of these kernels that this processor runs, or why it runs none: for the record of a run."""
+    found = level(torch.bfloat16) or level(torch.float32)
+    if found:
+        return found
+    library = _library()
+    return library if isinstance(library, str) else "this processor has not the instructions"
+
+
+def _kernel(name: str, level: Level | None) -> Callable[..., int]:
+    library = _library()
+    assert isinstance(library, ctypes.PyDLL), "there is a level"
+    return getattr(library, f"dlf_{name}_{level}")  # type: ignore[no-any-return]
+
+
+@contextmanager
+def helpers() -> Iterator[None]:
+    """Compute with as many threads as torch does, which meanwhile takes one: else the threads of both would compete."""
+    library, threads = _library(), torch.get_num_threads()
+    assert isinstance(library, ctypes.PyDLL), "there is a level"
+    library.dlf_use_threads(_size(threads))
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class Product:
+    """C = A B of float32 matrices, prepared once for factors of these shapes that come at other addresses every time.
+
+    A (rows, depth), B (depth, columns), C (rows, columns). What a layer needs beside it takes no pass of its own: bias
+    (columns) is added; `relu` replaces negative sums by 0; where `gate`, laid out like A, is not above 0, A counts as
+    0; `sums` (rows) becomes the sums of the rows of A so gated. A and B lie in memory row by row or, transposed, column
+    by column; A column by column where sums are asked for, all else row by row.
+    """
+
+    def __init__(
+        self,
+        level: Level,
+        a: Tensor,
+        b: Tensor,
+        c: Tensor,
+        *,
+        gate: Tensor | None = None,
+        bias: Tensor | None = None,
+        sums: Tensor | None = None,
+        relu: bool = False,
+    ) -> None:
+        (rows, depth), columns = a.shape, b.shape[1]
+        assert b.shape[0] == depth
+        assert c.shape == (rows, columns)
+        assert c.is_contiguous()
+        assert sums is None or a.t().is_contiguous()
+        assert gate is None or (gate.shape == a.shape and gate.stride() == a.stride())
+        assert all(t is None or t.is_contiguous() for t in (bias, sums))
+        assert all(t is None or t.dtype == torch.float32 for t in (a, b, c, gate, bias, sums))
+        factors = _Factor(None, _address(gate), *_strides(a)), _Factor(None, None, *reversed(_strides(b)))
+        self.structure = _Product(rows, columns, depth, *factors, _address(c), _address(bias), _address(sums), relu)
+        self.kept = c, gate, bias, sums
+        self.function = _kernel("product", level)
+        self.reference = ctypes.byref(self.structure)
+
+    def __call__(self, a: Tensor, b: Tensor) -> None:
+        """Compute C from factors that are laid out as those that were prepared for."""
+        self.structure.a.data, self.structure.b.data = a.data_ptr(), b.data_ptr()
+        if self.function(self.reference):
+            raise MemoryError
+
+
+class Adam:
+    """Adam's update of these parameters in one pass, AdamW's if `decoupled`; moments and steps change in place."""
+
+    def __init__(
+        self,
+        level: Level,
+        parameters: Sequence[Tensor],
+        means: Sequence[Tensor],
+        squares: Sequence[Tensor],
+        steps: Sequence[Tensor],
+        *,
+        decoupled: bool,
+    ) -> None:
+        tensors = [*parameters, *means, *squares, *steps]
+        assert all(t.dtype == torch.float32 and t.is_contiguous() and t.device.type == "cpu" for t in tensors)
+        self.kept = tensors
+        self.arrays = [_addresses(some) for some in (parameters, parameters, means, squares, steps)]
+        self.sizes = (_size * len(parameters))(*(parameter.numel() for parameter in parameters))
+        addresses = [ctypes.addressof(self.sizes), *(ctypes.addressof(array) for array in self.arrays)]
+        self.structure = _Adam(len(parameters), *addresses, decoupled=int(decoupled))
+        self.function = _kernel("adam", level)
+        self.reference = ctypes.byref(self.structure)
+
+    def __call__(
+        self,
+        gradients: Sequence[Tensor],
+        *,
+        rate: float,
+        betas: tuple[float, float],
+        epsilon: float,
+        decay: float,
+    ) -> None:
+        """One update by gradients (contiguous, as large as the parameters)."""
+        for index, gradient in enumerate(gradients):
+            self.arrays[1][index] = gradient.data_ptr()
+        here = self.structure
+        here.rate, (here.beta1, here.beta2), here.epsilon, here.decay = rate, betas, epsilon, decay
+        self.function(self.reference)
+
+
+def normalized(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor | None:
+    """(x - mean) / scale, (samples, features), in one pass; None for such x or mean as it is not written for."""
+    samples, features = len(x), x[0].numel()
+    if x.dtype not in {torch.uint8, torch.float32} or mean.numel() not in {1, features} or not x.is_contiguous():
+        return None
+    y = mean.new_empty(samples, features)
+    address = x.data_ptr()
+    numbers = (address, None) if x.dtype == torch.uint8 else (None, address)
+    each = mean.numel() > 1
+    job = _Normalization(samples, features, *numbers, _address(mean), _address(scale), each, _address(y))
+    _kernel("normalize", level(torch.float32))(ctypes.byref(job))
+    return y
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The mean of dlf.losses.cross_entropy over float32 logits (samples, classes), and its derivative by them."""
+    logits, labels = logits.contiguous(), labels.contiguous()
+    losses, mean = logits.new_empty(len(logits), dtype=torch.float64), logits.new_empty(())
+    gradient = torch.empty_like(logits)
+    addresses = map(_address, (logits, labels, weights, losses, mean, gradient))
+    job = _CrossEntropy(*logits.shape, *addresses, smoothing)
+    _kernel("cross_entropy", level(torch.float32))(ctypes.byref(job))
+    return mean, gradient
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (_pointer * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+
+
+def _strides(matrix: Tensor) -> tuple[int, int]:
+    """From column to column, and from row to row, of a matrix that lies row by row or column by column."""
+    if matrix.is_contiguous():
+        return 1, matrix.shape[1]
+    assert matrix.t().is_contiguous()
+    return matrix.shape[0], 1

@@ -1,0 +1,88 @@
+/* What a training step does with a batch before its first product and after its last: pixels become normalized numbers,
+   outputs the loss and its derivative. */
+#include "pool.h"
+#include "vectors.h"
+
+#include <math.h>
+
+enum { SAMPLES = 16 }; /* of a task */
+
+/* y = (x - mean) / scale for `samples` of `features` numbers: bytes, or float32 where bytes is NULL. mean and scale are
+   one for all features or, with `each`, one for each. */
+typedef struct {
+    size_t samples, features;
+    const uint8_t *bytes;
+    const float *numbers, *mean, *scale;
+    size_t each;
+    float *y;
+} Normalization;
+
+INLINE void normalize(const Normalization *n, size_t sample, const int bytes, const int each) {
+    const size_t at = sample * n->features;
+    for (size_t i = 0; i < n->features; i++) {
+        const float x = bytes ? (float)n->bytes[at + i] : n->numbers[at + i];
+        n->y[at + i] = (x - n->mean[each ? i : 0]) / n->scale[each ? i : 0];
+    }
+}
+
+static void normalize_samples(const void *job, size_t task) {
+    const Normalization *n = job;
+    for (size_t sample = task * SAMPLES; sample < least((task + 1) * SAMPLES, n->samples); sample++) {
+        if (n->bytes && n->each)
+            normalize(n, sample, 1, 1);
+        else if (n->bytes)
+            normalize(n, sample, 1, 0);
+        else if (n->each)
+            normalize(n, sample, 0, 1);
+        else
+            normalize(n, sample, 0, 0);
+    }
+}
+
+EXPORTED void NAMED(dlf_normalize, LEVEL)(const Normalization *n) {
+    dlf_share(normalize_samples, n, parts(n->samples, SAMPLES));
+}
+
+/* -sum_c w_c q_c log softmax(z)_c for `samples` of `classes` logits z, q_c = smoothing / classes + (1 - smoothing) [c is
+   the label], w_c = 1 without weights: each into `losses`, their mean into `mean`, its derivative by z into `gradient`.
+   Exponentials are float32, sums over classes and samples float64. */
+typedef struct {
+    size_t samples, classes;
+    const float *logits;
+    const int64_t *labels;
+    const float *weights;
+    double *losses;
+    float *mean, *gradient;
+    double smoothing;
+} CrossEntropy;
+
+static void differentiate(const void *job, size_t task) {
+    const CrossEntropy *e = job;
+    const double spread = e->smoothing / e->classes;
+    for (size_t sample = task * SAMPLES; sample < least((task + 1) * SAMPLES, e->samples); sample++) {
+        const float *z = e->logits + sample * e->classes;
+        float *g = e->gradient + sample * e->classes, most = z[0];
+        double whole = 0, aims = 0, products = 0;
+        for (size_t c = 1; c < e->classes; c++) most = z[c] > most ? z[c] : most;
+        for (size_t c = 0; c < e->classes; c++) {
+            const double aim = ((int64_t)c == e->labels[sample] ? 1 - e->smoothing : 0) + spread;
+            const double weighted = e->weights ? aim * e->weights[c] : aim;
+            whole += g[c] = expf(z[c] - most);
+            aims += weighted;
+            products += weighted * (z[c] - most);
+        }
+        const float share = (float)(aims / whole / e->samples), part = (float)(1.0 / e->samples);
+        for (size_t c = 0; c < e->classes; c++) {
+            const float aim = (float)(((int64_t)c == e->labels[sample] ? 1 - e->smoothing : 0) + spread);
+            g[c] = g[c] * share - (e->weights ? aim * e->weights[c] : aim) * part;
+        }
+        e->losses[sample] = aims * log(whole) - products;
+    }
+}
+
+EXPORTED void NAMED(dlf_cross_entropy, LEVEL)(const CrossEntropy *e) {
+    dlf_share(differentiate, e, parts(e->samples, SAMPLES));
+    double sum = 0;
+    for (size_t sample = 0; sample < e->samples; sample++) sum += e->losses[sample];
+    *e->mean = (float)(sum / e->samples);
+}
