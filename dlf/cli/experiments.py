@@ -1,7 +1,5 @@
 """Experiment files: `dlf summarize`, `schema`, `init`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

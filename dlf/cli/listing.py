@@ -1,7 +1,5 @@
 """The runs of a folder: `dlf runs`, `dlf runs rm`."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated

@@ -1,8 +1,5 @@
 """Arguments and options that mean the same in every command, and how they are checked."""
 
-from __future__ import annotations
-
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,6 +53,8 @@ def checked_device(name: str | None) -> str | None:
 
 def show_json(value: Any) -> None:
     """One JSON document in ASCII, which every terminal and every locale takes."""
+    import json
+
     from dlf.display import show_text
     from dlf.run import to_json
 

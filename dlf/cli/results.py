@@ -1,7 +1,5 @@
 """What a run came to: `dlf evaluate`, `predict`, `records`, `compare`, `report`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

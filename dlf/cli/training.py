@@ -1,7 +1,5 @@
 """`dlf train`, `dlf reproduce`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """What goes on inside: `dlf check`, `dlf explain`, `dlf why`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
