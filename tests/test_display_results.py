@@ -17,6 +17,7 @@ from fake_training import record
 
 from dlf import display
 from dlf.display.epochs import cells_of, epoch_line
+from dlf.display.trials import trials
 from dlf.display.words import byte_size, duration, number, safe, spark
 from dlf.errors import MachineError
 
@@ -445,3 +446,12 @@ def test_letters_that_stdout_lacks_are_escaped() -> None:
         timeout=60,
     )
     assert (done.returncode, done.stdout) == (0, b"caf\\xe9 \\u2581")
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_warning_of_dlf_why_keeps_its_lines_and_cannot_drive_the_terminal(
+    quiet: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listener = trials(quiet=quiet)
+    listener.message("warning: mnist is not here\nlooked for in a\x1b[31mred folder")
+    assert capsys.readouterr().err == "warning: mnist is not here\nlooked for in a\\x1b[31mred folder\n"

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from dlf.display.epochs import cells_of, epoch_line, measured, row
 from dlf.display.notebook import COLUMNS, Output, in_notebook
-from dlf.display.streams import Stream, console_of
+from dlf.display.streams import Stream, console_of, tell
 from dlf.display.words import duration, fitting, number, product, safe, spark
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class _Quiet:
 
     def message(self, text: str) -> None:
         if text.startswith("warning"):
-            _tell(self._console, text)
+            tell(self._console, text)
 
     def start(self, run: RunDirectory, config: ExperimentConfig, experiment: Experiment, state: TrainState) -> None:
         pass
@@ -106,17 +106,17 @@ class _Plain:
         self._epochs = 0
 
     def message(self, text: str) -> None:
-        _tell(self._console, text)
+        tell(self._console, text)
 
     def start(self, run: RunDirectory, config: ExperimentConfig, experiment: Experiment, state: TrainState) -> None:
         self._epochs = config.train.epochs
-        _tell(self._console, _header(run, config, experiment, state))
+        tell(self._console, _header(run, config, experiment, state))
 
     def step(self, state: TrainState) -> None:
         pass
 
     def epoch(self, record: Record, best: bool) -> None:
-        _tell(self._console, epoch_line(record, best=best, epochs=self._epochs))
+        tell(self._console, epoch_line(record, best=best, epochs=self._epochs))
 
     def end(self) -> None:
         pass
@@ -142,7 +142,7 @@ class _Live:
         )
 
     def message(self, text: str) -> None:
-        _tell(self._console, text)
+        tell(self._console, text)
 
     def start(self, run: RunDirectory, config: ExperimentConfig, experiment: Experiment, state: TrainState) -> None:
         self._epochs, self._steps = config.train.epochs, experiment.steps_per_epoch
@@ -150,7 +150,7 @@ class _Live:
         self._records = list(run.read_metrics()) if state.epoch else []
         self._step = state.step
         self._started = self._epoch_started = (state.step, time.monotonic())
-        _tell(self._console, _header(run, config, experiment, state))
+        tell(self._console, _header(run, config, experiment, state))
         self._live.start(refresh=True)
 
     def step(self, state: TrainState) -> None:
@@ -231,12 +231,6 @@ def _losses_line(records: Sequence[Record], width: int, levels: str) -> Text:
             others.append(f"{name} {number(value):>6}")
     parts = [*losses, *reversed(others)]  # of the others, validation is wanted most
     return Text("  ".join(fitting(parts, width)) if parts else " ", no_wrap=True, overflow="crop")
-
-
-def _tell(console: Console, text: str) -> None:
-    """Lines of text as they are, however narrow the terminal; warnings in yellow."""
-    lines = "\n".join(map(safe, text.split("\n")))
-    console.print(Text(lines, style="yellow" if lines.startswith("warning") else ""), soft_wrap=True)
 
 
 def _header(run: RunDirectory, config: ExperimentConfig, experiment: Experiment, state: TrainState) -> str:

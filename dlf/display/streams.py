@@ -11,8 +11,10 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any, TextIO, cast
 
 from rich.console import Console
+from rich.text import Text
 
 from dlf.display.notebook import started_by_notebook
+from dlf.display.words import safe
 from dlf.errors import MachineError
 
 PIPED_WIDTH = 1000  # columns where there is no terminal: nothing that we print is wider, so nothing is wrapped
@@ -102,3 +104,9 @@ def page() -> Iterator[Console]:
     console.file = written = io.StringIO()
     yield console
     show_text(re.sub(r" +$", "", written.getvalue(), flags=re.MULTILINE))
+
+
+def tell(console: Console, text: str) -> None:
+    """Lines of text as they are, however narrow the terminal; warnings in yellow."""
+    lines = "\n".join(map(safe, text.split("\n")))
+    console.print(Text(lines, style="yellow" if lines.startswith("warning") else ""), soft_wrap=True)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
-from dlf.display.streams import Stream, console_of
+from dlf.display.streams import Stream, console_of, tell
 from dlf.display.words import safe
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class _Quiet:
 
     def message(self, text: str) -> None:
         if text.startswith("warning"):
-            self._tell(text)
+            tell(self._console, text)
 
     def begin(self, trainings: int) -> None:
         pass
@@ -42,9 +41,6 @@ class _Quiet:
     def end(self) -> None:
         pass
 
-    def _tell(self, text: str) -> None:
-        self._console.print(Text(safe(text), style="yellow" if text.startswith("warning") else ""), soft_wrap=True)
-
 
 class _Lines(_Quiet):
     """A line a training, for logs and pipes."""
@@ -54,7 +50,7 @@ class _Lines(_Quiet):
         self._done = self._all = 0
 
     def message(self, text: str) -> None:
-        self._tell(text)
+        tell(self._console, text)
 
     def begin(self, trainings: int) -> None:
         self._all = trainings
@@ -62,7 +58,7 @@ class _Lines(_Quiet):
     def trained(self, what: str, training: Training, figure: Figure) -> None:
         self._done += 1
         came = "diverged" if training.diverged else f"{figure.title} {figure.shown(training.figures.get(figure.name))}"
-        self._tell(f"{self._done:>{len(str(self._all))}}/{self._all}  {what}: {came}")
+        tell(self._console, f"{self._done:>{len(str(self._all))}}/{self._all}  {what}: {came}")
 
 
 class _Bar(_Quiet):
@@ -81,7 +77,7 @@ class _Bar(_Quiet):
         )
 
     def message(self, text: str) -> None:
-        self._tell(text)
+        tell(self._console, text)
 
     def begin(self, trainings: int) -> None:
         self._task = self._progress.add_task("", total=trainings)
