@@ -39,6 +39,13 @@ def compile_kernels() -> str | None:
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         return "there is no C compiler"
+    try:
+        return _compile(compiler.split())
+    except OSError as error:  # a full disk, sources that may not be written beside, a compiler that does not start
+        return str(error)
+
+
+def _compile(compiler: list[str]) -> str | None:
     fingerprint = runpy.run_path(str(FOLDER / "sources.py"))["fingerprint"]()
     files: list[tuple[str, str, tuple[str, ...]]] = [("pool", "pool", (f'-DSOURCES="{fingerprint}"',))]
     files += [
@@ -49,7 +56,7 @@ def compile_kernels() -> str | None:
     with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
         objects = [f"{folder}/{name}.o" for name, _, _ in files]
         commands = [
-            (*compiler.split(), *FLAGS, *flags, "-c", f"{FOLDER}/{file}.c", "-o", made)
+            (*compiler, *FLAGS, *flags, "-c", f"{FOLDER}/{file}.c", "-o", made)
             for made, (_, file, flags) in zip(objects, files, strict=True)
         ]
         library = f"{folder}/{LIBRARY.name}"
@@ -57,7 +64,7 @@ def compile_kernels() -> str | None:
             failed = [why for why in pool.map(_run, commands) if why]
         if failed:
             return failed[0]
-        why_not = _run((*compiler.split(), "-shared", "-o", library, *objects, "-lpthread", "-lm"))
+        why_not = _run((*compiler, "-shared", "-o", library, *objects, "-lpthread", "-lm"))
         if why_not is None:
             Path(library).replace(LIBRARY)  # in one move: a program that uses the old one keeps it
         return why_not
@@ -65,10 +72,7 @@ def compile_kernels() -> str | None:
 
 def _run(command: Sequence[str]) -> str | None:
     """None, or what the compiler says of its failure."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        return f"the C compiler does not start: {error}"
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return f"{' '.join(command)}\n{done.stderr}" if done.returncode else None
 
 

@@ -192,10 +192,12 @@ def train_step(state: TrainState, experiment: Experiment, x: Tensor, y: Tensor) 
     return loss
 
 
-def headline(network: Network, output: Tensor, y: Tensor, task: Task) -> Tensor:
+def headline(network: Network, output: Tensor, y: Tensor, task: Task) -> Tensor | int:
     """Sum over the batch of what the headline metric averages: hits, or absolute errors in the data's own units."""
     if task == "regression":
         return (network.in_units(output) - y).abs().mean(1).sum()
+    if task == "classification" and output.dtype == torch.float32 and not output.is_cuda and native.level(output.dtype):
+        return native.hits(output, y)
     return (predicted(output, task) == y).sum()
 
 
@@ -223,7 +225,7 @@ def measured(network: Network, experiment: Experiment, output: Tensor, y: Tensor
     """Those numbers from what the network said of n >= 1 samples, (n, units), and what is true."""
     return {
         "loss": experiment.loss(output, network.scaled(y)).item(),
-        experiment.headline: headline(network, output, y, experiment.task).item() / len(y),
+        experiment.headline: float(headline(network, output, y, experiment.task)) / len(y),
         **experiment.metrics(network.in_units(output), y),
     }
 

@@ -82,7 +82,7 @@ def _cross_entropy_gradient(
     output: Tensor, target: Tensor, *, label_smoothing: float, class_weights: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     if output.dtype == torch.float32 and output.device.type == "cpu" and native.level(torch.float32):
-        return native.cross_entropy(output, target, label_smoothing, class_weights)
+        return native.cross_entropy(output, target, label_smoothing, _on(output, class_weights))
     n, classes = output.shape
     spread = label_smoothing / classes
     logs = torch.log_softmax(output, 1)

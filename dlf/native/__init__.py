@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -74,9 +74,9 @@ def _library() -> ctypes.PyDLL | str:
         return "none were compiled when dlf was installed"
     try:
         library = ctypes.PyDLL(str(LIBRARY))
-    except OSError as error:
+        library.dlf_sources.restype = ctypes.c_char_p
+    except (OSError, AttributeError) as error:
         return f"they do not load: {error}"
-    library.dlf_sources.restype = ctypes.c_char_p
     if fingerprint() not in {None, library.dlf_sources().decode()}:
         return "they were compiled from other sources; `pip install -e .` compiles them anew"
     return library
@@ -89,7 +89,8 @@ def level(products: torch.dtype) -> Level | None:
     if isinstance(_library(), str) or products not in {torch.float32, torch.bfloat16}:
         return None
     if products == torch.bfloat16:
-        return "bfloat16" if capability == "AVX512" and torch.cpu._is_avx512_bf16_supported() else None
+        known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+        return "bfloat16" if capability == "AVX512" and known is not None and known() else None
     return {"AVX512": "avx512", "AVX2": "avx2"}.get(capability)  # type: ignore[return-value]
 
 
@@ -143,11 +144,12 @@ class Product:
         relu: bool = False,
     ) -> None:
         (rows, depth), columns = a.shape, b.shape[1]
+        assert min(rows, columns, depth) > 0
         assert b.shape[0] == depth
         assert c.shape == (rows, columns)
         assert c.is_contiguous()
         assert sums is None or a.t().is_contiguous()
-        assert gate is None or (gate.shape == a.shape and gate.stride() == a.stride())
+        assert gate is None or (gate.shape == a.shape and _strides(gate) == _strides(a))
         assert all(t is None or t.is_contiguous() for t in (bias, sums))
         assert all(t is None or t.dtype == torch.float32 for t in (a, b, c, gate, bias, sums))
         factors = _Factor(None, _address(gate), *_strides(a)), _Factor(None, None, *reversed(_strides(b)))
@@ -206,7 +208,9 @@ class Adam:
 def normalized(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor | None:
     """(x - mean) / scale, (samples, features), in one pass; None for such x or mean as it is not written for."""
     samples, features = len(x), x[0].numel()
-    if x.dtype not in {torch.uint8, torch.float32} or mean.numel() not in {1, features} or not x.is_contiguous():
+    if x.dtype not in {torch.uint8, torch.float32} or mean.numel() not in {1, features}:
+        return None
+    if not all(each.is_contiguous() for each in (x, mean, scale)):
         return None
     y = mean.new_empty(samples, features)
     address = x.data_ptr()
@@ -218,14 +222,35 @@ def normalized(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor | None:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The mean of dlf.losses.cross_entropy over float32 logits (samples, classes), and its derivative by them."""
+    """The mean of dlf.losses.cross_entropy over float32 logits (samples, classes), and its derivative by them.
+
+    labels: int64 (samples,), each a class; weights: float32 (classes,) or None.
+    """
     logits, labels = logits.contiguous(), labels.contiguous()
+    assert labels.dtype == torch.int64
+    assert labels.shape == logits.shape[:1]
+    assert weights is None or (weights.dtype == torch.float32 and weights.shape == logits.shape[1:])
     losses, mean = logits.new_empty(len(logits), dtype=torch.float64), logits.new_empty(())
     gradient = torch.empty_like(logits)
     addresses = map(_address, (logits, labels, weights, losses, mean, gradient))
     job = _CrossEntropy(*logits.shape, *addresses, smoothing)
     _kernel("cross_entropy", level(torch.float32))(ctypes.byref(job))
     return mean, gradient
+
+
+def hits(outputs: Tensor, labels: Tensor) -> int:
+    """How many of outputs.argmax(1), float32 (samples, classes), are the labels, int64 (samples,)."""
+    outputs, labels = outputs.contiguous(), labels.contiguous()
+    assert labels.dtype == torch.int64
+    assert labels.shape == outputs.shape[:1]
+    return _hits(level(torch.float32))(*outputs.shape, outputs.data_ptr(), labels.data_ptr())
+
+
+@cache
+def _hits(level: Level | None) -> Callable[..., int]:
+    function: Any = _kernel("hits", level)
+    function.restype, function.argtypes = _size, (_size, _size, _pointer, _pointer)
+    return function  # type: ignore[no-any-return]
 
 
 def _address(tensor: Tensor | None) -> int | None:

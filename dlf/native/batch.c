@@ -69,7 +69,7 @@ static void differentiate(const void *job, size_t task) {
             const double weighted = e->weights ? aim * e->weights[c] : aim;
             whole += g[c] = expf(z[c] - most);
             aims += weighted;
-            products += weighted * (z[c] - most);
+            if (weighted != 0) products += weighted * (z[c] - most); /* 0 times an infinite distance is 0 here */
         }
         const float share = (float)(aims / whole / e->samples), part = (float)(1.0 / e->samples);
         for (size_t c = 0; c < e->classes; c++) {
@@ -85,4 +85,17 @@ EXPORTED void NAMED(dlf_cross_entropy, LEVEL)(const CrossEntropy *e) {
     double sum = 0;
     for (size_t sample = 0; sample < e->samples; sample++) sum += e->losses[sample];
     *e->mean = (float)(sum / e->samples);
+}
+
+/* How many of `samples` have their label, the index of a class, at the first of their largest outputs; NaN is larger than
+   any number. */
+EXPORTED size_t NAMED(dlf_hits, LEVEL)(size_t samples, size_t classes, const float *outputs, const int64_t *labels) {
+    size_t hits = 0;
+    for (const float *z = outputs; z < outputs + samples * classes; z += classes) {
+        size_t best = 0;
+        for (size_t c = 1; c < classes; c++)
+            if (z[c] > z[best] || (isnan(z[c]) && !isnan(z[best]))) best = c;
+        hits += (int64_t)best == *labels++;
+    }
+    return hits;
 }

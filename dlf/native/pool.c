@@ -23,7 +23,8 @@ static _Atomic(const void *) job_itself;
 static _Atomic uint32_t tasks_of_job, unfinished, helpers_wanted, asleep;
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t posted = PTHREAD_COND_INITIALIZER;
+static pthread_cond_t posted = PTHREAD_COND_INITIALIZER; /* a job */
+static pthread_cond_t called = PTHREAD_COND_INITIALIZER; /* another number of helpers */
 static uint32_t helpers; /* threads that exist */
 
 /* A hash of the sources that this library was compiled from (hatch_build.py). */
@@ -49,6 +50,11 @@ static void take_part(void) {
 static void *helper(void *argument) {
     const uint32_t self = (uint32_t)(uintptr_t)argument;
     for (uint32_t seen = 0;;) {
+        if (self >= atomic_load(&helpers_wanted)) {
+            pthread_mutex_lock(&mutex);
+            while (self >= atomic_load(&helpers_wanted)) pthread_cond_wait(&called, &mutex);
+            pthread_mutex_unlock(&mutex);
+        }
         for (int turn = 0; turn < TURNS && number(atomic_load(&ticket)) == seen; turn++) wait_a_turn();
         if (number(atomic_load(&ticket)) == seen) {
             pthread_mutex_lock(&mutex);
@@ -58,7 +64,7 @@ static void *helper(void *argument) {
             pthread_mutex_unlock(&mutex);
         }
         seen = number(atomic_load(&ticket));
-        if (self < atomic_load(&helpers_wanted)) take_part();
+        take_part();
     }
     return NULL;
 }
@@ -69,21 +75,27 @@ static void in_the_child(void) {
     atomic_store(&asleep, 0);
     pthread_mutex_init(&mutex, NULL);
     pthread_cond_init(&posted, NULL);
+    pthread_cond_init(&called, NULL);
 }
 
 EXPORTED void dlf_use_threads(size_t wanted) {
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
     static int prepared;
     if (!prepared) prepared = pthread_atfork(NULL, NULL, in_the_child) == 0;
     if (wanted > MOST_HELPERS + 1) wanted = MOST_HELPERS + 1;
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the program's own threads' */
+    sigset_t others, before; /* signals are for the program's own threads, but for those of a thread's own faults */
+    sigfillset(&others);
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(&others, faults[i]);
+    pthread_sigmask(SIG_SETMASK, &others, &before);
     for (pthread_t thread; helpers + 1 < wanted; helpers++) {
         if (pthread_create(&thread, NULL, helper, (void *)(uintptr_t)helpers) != 0) break;
         pthread_detach(thread);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_mutex_lock(&mutex);
     atomic_store(&helpers_wanted, wanted > 1 ? (uint32_t)wanted - 1 : 0);
+    pthread_cond_broadcast(&called);
+    pthread_mutex_unlock(&mutex);
 }
 
 size_t dlf_threads(void) {
@@ -109,10 +121,6 @@ void dlf_share(Work *work, const void *job, size_t tasks) {
         pthread_mutex_unlock(&mutex);
     }
     take_part();
-    for (int turn = 0; atomic_load(&unfinished); turn++) {
-        if (turn < TURNS)
-            wait_a_turn();
-        else
-            sched_yield();
-    }
+    for (int turn = 0; turn < TURNS && atomic_load(&unfinished); turn++) wait_a_turn();
+    while (atomic_load(&unfinished)) sched_yield();
 }
