@@ -26,7 +26,7 @@ FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-ffp-contract=fast", "-fvisibility=hidde
 AVX512 = (*(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq")), "-mfma", "-mprefer-vector-width=512")
 # each instruction set: what it asks of the compiler, and the files that use it
 LEVELS = {
-    "avx2": (("-mavx2", "-mfma"), ("product", "adam", "batch")),
+    "avx2": (("-mavx2", "-mfma", "-mbmi2"), ("product", "adam", "batch")),
     "avx512": (AVX512, ("product", "adam", "batch")),
     "bfloat16": ((*AVX512, "-mavx512bf16", "-DBFLOAT16"), ("product",)),
 }

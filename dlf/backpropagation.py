@@ -90,19 +90,23 @@ class Chain:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, y: Tensor, loss: BoundLoss) -> tuple[Tensor, Tensor]:
-        a = self._normalized(x)
+        a, shift = self._normalized(x)
         for link in self.links:
-            a = link.forward(a)
+            a, shift = link.forward(a, shift), 0.0
         output = a.to(self.network.inputs_mean.dtype)
         value, g = loss.with_gradient(output, self.network.scaled(y))
         for link in reversed(self.links):
             g = link.backward(g, further=link is not self.links[0])
         return output, value
 
-    def _normalized(self, x: Tensor) -> Tensor:
-        network = self.network
-        a = native.normalized(x, network.inputs_mean, network.inputs_std) if self.compiled else None
-        return network.normalize(x).flatten(1) if a is None else a
+    def _normalized(self, x: Tensor) -> tuple[Tensor, float]:
+        """What the first link takes: a, and what is to be added to it."""
+        network, first = self.network, self.links[0]
+        if self.compiled:
+            found = native.normalized(x, network.inputs_mean, network.inputs_std, keep_zeros=not first.drops)
+            if found is not None:
+                return found
+        return network.normalize(x).flatten(1), 0.0
 
 
 class Link(ABC):
@@ -117,11 +121,15 @@ class Link(ABC):
         self.back: Callable[..., Tensor] = ACTIVATIONS.get(layer.activation.type).facts["back"]
         self.known_as = _KNOWN_AS.get(layer.activation.type)
         self.dropout = dropout
+        self.drops = dropout is not None and dropout.drop > 0
 
-    def forward(self, x: Tensor) -> Tensor:
-        """f(x W^T + b) for x (batch, in): (batch, units), in memory that the next step may write over."""
-        self.mask = None if self.dropout is None or self.dropout.drop == 0 else self.dropout.mask(x)
-        self.input = x if self.mask is None else x * self.mask
+    def forward(self, x: Tensor, shift: float = 0.0) -> Tensor:
+        """f((x + shift) W^T + b) for x (batch, in): (batch, units), in memory that the next step may write over.
+
+        Only what is compiled, and does not drop, takes another shift than 0.
+        """
+        self.mask = self.dropout.mask(x) if self.dropout is not None and self.drops else None
+        self.input, self.shift = x if self.mask is None else x * self.mask, shift
         self.result = self.activated_sum(self.input)
         return self.result
 
@@ -138,7 +146,7 @@ class Link(ABC):
 
     @abstractmethod
     def activated_sum(self, x: Tensor) -> Tensor:
-        """f(x W^T + b)."""
+        """f((x + shift) W^T + b)."""
 
     @abstractmethod
     def before_activation(self, g: Tensor) -> Tensor:
@@ -146,7 +154,7 @@ class Link(ABC):
 
     @abstractmethod
     def fill_gradients(self, d: Tensor) -> None:
-        """d^T x and the sum of d over the batch."""
+        """d^T (x + shift) and the sum of d over the batch."""
 
     @abstractmethod
     def before_product(self, d: Tensor) -> Tensor:
@@ -162,7 +170,8 @@ class TorchLink(Link):
         self.products = layer.products or weight.dtype
         self.weight, self.bias = self.weight.to(self.products), self.bias.to(self.products)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shift: float = 0.0) -> Tensor:
+        assert shift == 0
         large = x.shape[0] * self.weight.numel() >= _PAYS_FROM and self.products in _ITS_NUMBERS
         self.one_pass = _ONE_PASS if large else None
         if self.weight.dtype != self.parameters[0].dtype:
@@ -209,10 +218,11 @@ class CompiledLink(Link):
         self.relu = self.known_as == "relu"
         self.batch = 0
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shift: float = 0.0) -> Tensor:
+        assert shift == 0 or not self.drops
         if len(x) != self.batch:
             self._prepare(len(x))
-        return super().forward(x.contiguous())
+        return super().forward(x.contiguous(), shift)
 
     def _prepare(self, batch: int) -> None:
         """Memory for what comes out of the products, and the products, for batches of this size."""
@@ -223,13 +233,12 @@ class CompiledLink(Link):
         self.forward_product = native.Product(
             self.level, self.g, self.weight.t(), self.sum, bias=self.bias, relu=self.relu
         )
-        self.weight_product = native.Product(
-            self.level, self.sum.t(), self.g, weight, gate=None if gate is None else gate.t(), sums=bias
-        )
-        self.input_product = native.Product(self.level, self.sum, self.weight, self.g, gate=gate)
+        # transposed, so that of its factors the input is the one whose zeros are left out
+        self.weight_product = native.Product(self.level, self.g.t(), self.sum, weight.t(), gate_b=gate, sums=bias)
+        self.input_product = native.Product(self.level, self.sum, self.weight, self.g, gate_a=gate)
 
     def activated_sum(self, x: Tensor) -> Tensor:
-        self.forward_product(x, self.weight)
+        self.forward_product(x, self.weight, self.shift)
         return self.sum if self.known_as else self.activate(self.sum)
 
     def before_activation(self, g: Tensor) -> Tensor:
@@ -237,7 +246,7 @@ class CompiledLink(Link):
         return (g if self.known_as else self.back(g, self.result, **self.settings)).contiguous()
 
     def fill_gradients(self, d: Tensor) -> None:
-        self.weight_product(d, self.input)
+        self.weight_product(self.input, d, self.shift)
 
     def before_product(self, d: Tensor) -> Tensor:
         self.input_product(d, self.weight)

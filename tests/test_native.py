@@ -77,29 +77,46 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 class Case:
     a: Tensor
     b: Tensor
-    gate: Tensor | None
+    gate_a: Tensor | None
+    gate_b: Tensor | None
     bias: Tensor | None
+    shift: float
     relu: bool
     sums: bool
+    transposed: bool
 
 
 def case(rows: int, columns: int, depth: int, chance: Callable[[], bool] = lambda: True) -> Case:
-    """What a product is given, and how it lies, by chance; the gate is a result of relu, half of it 0."""
-    by_column = chance()
-    a, gate = (torch.randn(depth, rows).t() if by_column else torch.randn(rows, depth) for _ in range(2))
-    b = torch.randn(columns, depth).t() if chance() else torch.randn(depth, columns)
+    """What a product is given, and how it lies, by chance; gates are results of relu, half of them 0.
+
+    A share of A is 0, from none to all of it, in patches as well: so that groups of its rows leave something out.
+    """
+
+    def lying(rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        by_column = chance()
+        drawn = (torch.randn(columns, rows).t() if by_column else torch.randn(rows, columns) for _ in range(2))
+        return next(drawn), next(drawn).clamp_(min=0)
+
+    (a, gate_a), (b, gate_b) = lying(rows, depth), lying(depth, columns)
+    a[torch.rand(rows, depth) < torch.rand(())] = 0
+    a[torch.rand(rows).lt(0.2)] = 0
+    a[:, torch.rand(depth).lt(0.2)] = 0
     bias = torch.randn(columns) if chance() else None
-    return Case(a, b, gate.clamp_(min=0) if chance() else None, bias, relu=chance(), sums=by_column and chance())
+    gates = gate_a if chance() else None, gate_b if chance() else None
+    return Case(a, b, *gates, bias, 0.4 if chance() else 0.0, relu=chance(), sums=chance(), transposed=chance())
 
 
 def computed(level: native.Level, given: Case) -> tuple[Tensor, Tensor | None]:
-    """C and the sums of A's rows, from and in memory at the edge, which held NaN."""
-    a, b, c = map(at_the_edge, (given.a, given.b, torch.full((len(given.a), given.b.shape[1]), math.nan)))
-    gate, bias = (None if one is None else at_the_edge(one) for one in (given.gate, given.bias))
-    sums = at_the_edge(torch.full((len(a),), math.nan)) if given.sums else None
-    product = native.Product(level, given.a, given.b, c, gate=gate, bias=bias, sums=sums, relu=given.relu)
-    product(a, b)  # at other addresses than those it was prepared with
-    assert untouched(a, b, c, gate, bias, sums)
+    """C and the sums of B's columns, from and in memory at the edge, which held NaN."""
+    c = torch.full((len(given.a), given.b.shape[1]), math.nan)
+    a, b, c = map(at_the_edge, (given.a, given.b, c.t().contiguous().t() if given.transposed else c))
+    optional = given.gate_a, given.gate_b, given.bias
+    gate_a, gate_b, bias = (None if one is None else at_the_edge(one) for one in optional)
+    sums = at_the_edge(torch.full((b.shape[1],), math.nan)) if given.sums else None
+    options: dict[str, Any] = {"gate_a": gate_a, "gate_b": gate_b, "bias": bias, "sums": sums, "relu": given.relu}
+    product = native.Product(level, given.a, given.b, c, **options)
+    product(a, b, given.shift)  # at other addresses than those it was prepared with
+    assert untouched(a, b, c, gate_a, gate_b, bias, sums)
     return c, sums
 
 
@@ -107,16 +124,21 @@ def excess(rounded: bool, found: tuple[Tensor, Tensor | None], given: Case) -> f
     """The largest error by its bound.
 
     A sum with n roundings errs by at most n 2^-24 of its terms' absolute sum. An entry of C is rounded with each of
-    `depth` products, with each of at most five blocks of them, and with the bias. Sums of A have parts of 64.
+    `depth` products, with each of at most five blocks of them, and with the bias and the shift. A sum of B's column,
+    which the shift multiplies, has parts of 8 or 16.
     """
     (c, sums), depth = found, given.a.shape[1]
-    a = given.a if given.gate is None else given.a.where(given.gate > 0, 0)
-    left, right = ((one.bfloat16() if rounded else one).double() for one in (a, given.b))
-    bias = (torch.zeros(()) if given.bias is None else given.bias).double()
-    whole, terms = left @ right + bias, left.abs() @ right.abs() + bias.abs()
-    errors = [(c - (whole.relu() if given.relu else whole)).abs() / ((depth + 6) * ROUNDING * terms + 1e-30)]
+    a, b = (
+        factor if gate is None else factor.where(gate > 0, 0)
+        for factor, gate in ((given.a, given.gate_a), (given.b, given.gate_b))
+    )
+    left, right = ((one.bfloat16() if rounded else one).double() for one in (a, b))
+    bias = (torch.zeros(()) if given.bias is None else given.bias).double() + given.shift * b.double().sum(0)
+    terms = left.abs() @ right.abs() + given.shift * b.double().abs().sum(0) + bias.abs()
+    whole = left @ right + bias
+    errors = [(c - (whole.relu() if given.relu else whole)).abs() / ((depth + 24) * ROUNDING * terms + 1e-30)]
     if sums is not None:
-        errors += [(sums - a.double().sum(1)).abs() / ((65 + depth / 64) * ROUNDING * a.abs().sum(1) + 1e-30)]
+        errors += [(sums - b.double().sum(0)).abs() / ((17 + depth / 8) * ROUNDING * b.abs().sum(0) + 1e-30)]
     return max(error.nan_to_num(math.inf).max().item() for error in errors)
 
 
@@ -139,11 +161,16 @@ def test_products_are_those_in_float64(level: native.Level) -> None:
 
 
 WRONG_PRODUCTS: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "no gate": lambda right: {"gate": None},
-    "the gate of the next row": lambda right: {"gate": right.gate.roll(1, 0)},
+    "no gate": lambda right: {"gate_a": None},
+    "the gate of the next row": lambda right: {"gate_a": right.gate_a.roll(1, 0)},
+    "no gate of B": lambda right: {"gate_b": None},
+    "the gate of B's next column": lambda right: {"gate_b": right.gate_b.roll(1, 1)},
+    "no shift": lambda right: {"shift": 0.0},
+    "a shift of what is there alone": lambda right: {"shift": 0.0, "a": right.a.where(right.a == 0, right.a + 0.4)},
     "no bias": lambda right: {"bias": None},
     "the bias of the next column": lambda right: {"bias": right.bias.roll(1)},
     "no relu": lambda right: {"relu": False},
+    "a column of zeros less": lambda right: {"a": right.a.roll(1, 1)},
     "the next row of A": lambda right: {"a": right.a.roll(1, 0)},
     "without the last product": lambda right: {"b": right.b.where(torch.arange(65)[:, None] < 64, 0)},
     "rounded, or not": lambda right: {},
@@ -166,7 +193,7 @@ def test_relu_and_its_gate_pass_nan_and_infinity_as_torch_does(level: native.Lev
     one, c = torch.ones(1, 1), torch.empty_like(a)
     native.Product(level, a, one, c, relu=True)(a, one)
     torch.testing.assert_close(c, torch.relu(a), rtol=0, atol=0, equal_nan=True)
-    native.Product(level, a, one, c, gate=gate)(a, one)
+    native.Product(level, a, one, c, gate_a=gate)(a, one)
     torch.testing.assert_close(c, torch.ops.aten.threshold_backward(a, gate, 0), rtol=0, atol=0, equal_nan=True)
 
 
@@ -270,9 +297,21 @@ def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 def test_normalization_has_the_bits_of_torch(dtype: torch.dtype, each: bool, shape: tuple[int, ...]) -> None:
     x = torch.randint(256, shape).byte() if dtype == torch.uint8 else torch.randn(shape).div(0.1)
     mean, scale = torch.randn(shape[1:] if each else (1, 1)), torch.rand(shape[1:] if each else (1, 1)) + 0.1
-    y = native.normalized(*(at_the_edge(tensor) for tensor in (x, mean, scale)))
-    assert y is not None
-    assert same_bits(y, x.float().sub(mean).div(scale).flatten(1))
+    found = native.normalized(*(at_the_edge(tensor) for tensor in (x, mean, scale)))
+    assert found is not None
+    assert found[1] == 0
+    assert same_bits(found[0], x.float().sub(mean).div(scale).flatten(1))
+
+
+@pytest.mark.usefixtures("level")
+def test_zeros_are_kept_where_no_digit_is_lost() -> None:
+    x, scale = torch.randint(256, (33, 1, 7, 5)).byte(), torch.tensor([[[78.0]]])
+    y, shift = native.normalized(x, torch.tensor([[[33.0]]]), scale, keep_zeros=True) or pytest.fail("not taken")
+    assert same_bits(y, x.float().div(scale).flatten(1))
+    assert shift == -33 / 78
+    for mean, others in ((torch.tensor([79.0]), x), (torch.rand(35), x), (torch.tensor([33.0]), x.float())):
+        found = native.normalized(others, mean.view(-1, 1, 1), scale, keep_zeros=True)
+        assert found is None or found[1] == 0
 
 
 @compiled
@@ -394,7 +433,9 @@ def everything() -> list[Tensor]:
     found += [one for level in PLAIN for *_, state in updates(level, False, 0.1) for one in state]
     logits, labels, weights = entropy_case(200, 30, 3.0, True)
     found += native.cross_entropy(logits, labels, 0.1, weights)
-    found += [native.normalized(torch.randint(256, (200, 300)).byte(), torch.ones(()), torch.full((), 3.0))]
+    found += (native.normalized(torch.randint(256, (200, 300)).byte(), torch.ones(()), torch.full((), 3.0)) or [None])[
+        :1
+    ]
     return [one for one in found if one is not None]
 
 

@@ -37,7 +37,8 @@ class _Product(ctypes.Structure):
         *((name, _size) for name in ("rows", "columns", "depth")),
         *((name, _Factor) for name in ("a", "b")),
         *((name, _pointer) for name in ("c", "bias", "sums")),
-        ("relu", _size),
+        ("shift", _double),
+        *((name, _size) for name in ("relu", "transposed")),
     )
 
 
@@ -54,8 +55,9 @@ class _Normalization(ctypes.Structure):
     _fields_ = (
         *((name, _size) for name in ("samples", "features")),
         *((name, _pointer) for name in ("bytes", "numbers", "mean", "scale")),
-        ("each", _size),
+        *((name, _size) for name in ("each", "keep_zeros")),
         ("y", _pointer),
+        ("shift", _double),
     )
 
 
@@ -123,12 +125,13 @@ def helpers() -> Iterator[None]:
 
 
 class Product:
-    """C = A B of float32 matrices, prepared once for factors of these shapes that come at other addresses every time.
+    """C = (A + shift) B of float32 matrices, prepared once for factors of these shapes that come at other addresses.
 
     A (rows, depth), B (depth, columns), C (rows, columns). What a layer needs beside it takes no pass of its own: bias
-    (columns) is added; `relu` replaces negative sums by 0; where `gate`, laid out like A, is not above 0, A counts as
-    0; `sums` (rows) becomes the sums of the rows of A so gated. A and B lie in memory row by row or, transposed, column
-    by column; A column by column where sums are asked for, all else row by row.
+    (columns) is added; `relu` replaces negative sums by 0; where `gate_a`, laid out like A, is not above 0, A counts as
+    0, and so B with `gate_b`; `sums` (columns) becomes the sums of the columns of B so gated. Where four rows of A that
+    follow each other are 0, nothing is multiplied, whatever `shift` is. Matrices lie in memory row by row or,
+    transposed, column by column.
     """
 
     def __init__(
@@ -138,7 +141,8 @@ class Product:
         b: Tensor,
         c: Tensor,
         *,
-        gate: Tensor | None = None,
+        gate_a: Tensor | None = None,
+        gate_b: Tensor | None = None,
         bias: Tensor | None = None,
         sums: Tensor | None = None,
         relu: bool = False,
@@ -147,20 +151,21 @@ class Product:
         assert min(rows, columns, depth) > 0
         assert b.shape[0] == depth
         assert c.shape == (rows, columns)
-        assert c.is_contiguous()
-        assert sums is None or a.t().is_contiguous()
-        assert gate is None or (gate.shape == a.shape and _strides(gate) == _strides(a))
+        for factor, gate in ((a, gate_a), (b, gate_b)):
+            assert gate is None or (gate.shape == factor.shape and _strides(gate) == _strides(factor))
         assert all(t is None or t.is_contiguous() for t in (bias, sums))
-        assert all(t is None or t.dtype == torch.float32 for t in (a, b, c, gate, bias, sums))
-        factors = _Factor(None, _address(gate), *_strides(a)), _Factor(None, None, *reversed(_strides(b)))
-        self.structure = _Product(rows, columns, depth, *factors, _address(c), _address(bias), _address(sums), relu)
-        self.kept = c, gate, bias, sums
+        assert all(t is None or t.dtype == torch.float32 for t in (a, b, c, gate_a, gate_b, bias, sums))
+        factors = _Factor(None, _address(gate_a), *_strides(a)), _Factor(None, _address(gate_b), *reversed(_strides(b)))
+        addresses = _address(c), _address(bias), _address(sums)
+        transposed = _strides(c)[1] == 1 < rows
+        self.structure = _Product(rows, columns, depth, *factors, *addresses, 0.0, relu, transposed)
+        self.kept = c, gate_a, gate_b, bias, sums
         self.function = _kernel("product", level)
         self.reference = ctypes.byref(self.structure)
 
-    def __call__(self, a: Tensor, b: Tensor) -> None:
+    def __call__(self, a: Tensor, b: Tensor, shift: float = 0.0) -> None:
         """Compute C from factors that are laid out as those that were prepared for."""
-        self.structure.a.data, self.structure.b.data = a.data_ptr(), b.data_ptr()
+        self.structure.a.data, self.structure.b.data, self.structure.shift = a.data_ptr(), b.data_ptr(), shift
         if self.function(self.reference):
             raise MemoryError
 
@@ -205,8 +210,12 @@ class Adam:
         self.function(self.reference)
 
 
-def normalized(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor | None:
-    """(x - mean) / scale, (samples, features), in one pass; None for such x or mean as it is not written for."""
+def normalized(x: Tensor, mean: Tensor, scale: Tensor, *, keep_zeros: bool = False) -> tuple[Tensor, float] | None:
+    """(y, shift) with y + shift = (x - mean) / scale, y (samples, features), in one pass.
+
+    With `keep_zeros` y is 0 where x is, if x are bytes with one mean that is at most `scale`: then no digit is lost by
+    subtracting later. Else shift is 0. None for such x or mean as it is not written for.
+    """
     samples, features = len(x), x[0].numel()
     if x.dtype not in {torch.uint8, torch.float32} or mean.numel() not in {1, features}:
         return None
@@ -215,10 +224,10 @@ def normalized(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor | None:
     y = mean.new_empty(samples, features)
     address = x.data_ptr()
     numbers = (address, None) if x.dtype == torch.uint8 else (None, address)
-    each = mean.numel() > 1
-    job = _Normalization(samples, features, *numbers, _address(mean), _address(scale), each, _address(y))
+    settings = mean.numel() > 1, keep_zeros
+    job = _Normalization(samples, features, *numbers, _address(mean), _address(scale), *settings, _address(y))
     _kernel("normalize", level(torch.float32))(ctypes.byref(job))
-    return y
+    return y, job.shift
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -7,21 +7,24 @@
 
 enum { SAMPLES = 16 }; /* of a task */
 
-/* y = (x - mean) / scale for `samples` of `features` numbers: bytes, or float32 where bytes is NULL. mean and scale are
-   one for all features or, with `each`, one for each. */
+/* y + shift = (x - mean) / scale for `samples` of `features` numbers: bytes, or float32 where bytes is NULL. mean and scale
+   are one for all features or, with `each`, one for each. `shift` is given as 0; with `keep_zeros`, for bytes of one mean,
+   it becomes -mean / scale, so that y is 0 where x is, unless that is more than 1: the difference would lose digits. */
 typedef struct {
     size_t samples, features;
     const uint8_t *bytes;
     const float *numbers, *mean, *scale;
-    size_t each;
+    size_t each, keep_zeros;
     float *y;
+    double shift;
 } Normalization;
 
 INLINE void normalize(const Normalization *n, size_t sample, const int bytes, const int each) {
     const size_t at = sample * n->features;
+    const float mean = n->shift != 0 ? 0 : n->mean[0];
     for (size_t i = 0; i < n->features; i++) {
         const float x = bytes ? (float)n->bytes[at + i] : n->numbers[at + i];
-        n->y[at + i] = (x - n->mean[each ? i : 0]) / n->scale[each ? i : 0];
+        n->y[at + i] = (x - (each ? n->mean[i] : mean)) / n->scale[each ? i : 0];
     }
 }
 
@@ -39,7 +42,9 @@ static void normalize_samples(const void *job, size_t task) {
     }
 }
 
-EXPORTED void NAMED(dlf_normalize, LEVEL)(const Normalization *n) {
+EXPORTED void NAMED(dlf_normalize, LEVEL)(Normalization *n) {
+    const double near = (double)n->mean[0] / n->scale[0];
+    if (n->keep_zeros && n->bytes && !n->each && near <= 1) n->shift = -near;
     dlf_share(normalize_samples, n, parts(n->samples, SAMPLES));
 }
 

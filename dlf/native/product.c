@@ -1,4 +1,4 @@
-/* C = A B of float32 matrices, with what a linear layer needs around it: see Product.
+/* C = (A + shift) B of float32 matrices, with what a linear layer needs around it: see Product.
 
    A tile of C, ROWS x COLUMNS, stays in registers while the factors stream past it. For that both lie packed: A in groups
    of ROWS rows, B in panels of COLUMNS columns, so that what a turn of the innermost loop reads lies side by side.
@@ -6,8 +6,9 @@
    of A are packed once, by all threads; a panel by the thread that multiplies by it next, into its cache.
    Goto, van de Geijn, 2008: Anatomy of High-Performance Matrix Multiplication.
 
-   What is multiplied are units: one float32, or with BFLOAT16 a pair of bfloat16 that follow each other in depth, whose
-   two products one instruction sums in float32. That instruction takes subnormal numbers as 0.
+   Where a group has only zeros, it is not packed, and so not multiplied: each group lists what it has. Images are empty at
+   their borders, and of what relu lets through, or of the gradient behind it, half and more is 0. ROWS is small for that:
+   the fewer rows, the more often all of them are 0.
 
    An entry's sum has the same order whatever thread computes it, so the bits of C do not depend on the threads. */
 #include "pool.h"
@@ -16,21 +17,22 @@
 #include <stdlib.h>
 
 #ifdef BFLOAT16
-#include <immintrin.h>
-typedef uint32_t Unit;
-enum { WIDTH = 2 };
+typedef uint16_t Number; /* as it is multiplied */
 #else
-typedef float Unit;
-enum { WIDTH = 1 };
+typedef float Number;
 #endif
 
 enum {
-    ROWS = LANES / 2,       /* with two vectors a row LANES sums, half of the registers and more than an addition takes */
-    COLUMNS = 2 * LANES,
-    DEPTH = 512,            /* units of a panel: 64 KiB, which the second cache holds beside the rest */
-    TASKS_A_THREAD = 4,     /* so that a thread that is late does not keep the others waiting */
-    LEAST_GROUPS = 8,       /* groups that a packed panel serves at least */
-    FEW = 1 << 15,          /* multiply-adds: fewer are over before another thread has heard of them */
+    AT_ONCE = sizeof(float) / sizeof(Number), /* products that one instruction sums */
+    ROWS = 4,
+    VECTORS = LANES / 4,   /* ROWS * VECTORS sums: half of the registers, and more than an addition takes cycles */
+    COLUMNS = VECTORS * LANES,
+    DEPTH = (1 << 17) / (COLUMNS * sizeof(Number)), /* of a panel: 128 KiB, which the second cache holds beside the rest */
+    SPARE = LANES * AT_ONCE, /* of a list, which is written by whole vectors */
+    ROOM = DEPTH + SPARE,
+    TASKS_A_THREAD = 4,    /* so that a thread that is late does not keep the others waiting */
+    LEAST_GROUPS = 16,     /* groups that a packed panel serves at least */
+    FEW = 1 << 15,         /* multiply-adds: fewer are over before another thread has heard of them */
 };
 
 /* A matrix in memory: `along_depth` from one number of a sum to the next, `across` from one row of A, or column of B, to
@@ -40,212 +42,325 @@ typedef struct {
     size_t along_depth, across;
 } Factor;
 
-/* C (rows, columns), row by row, = A (rows, depth) B (depth, columns) + bias (columns, or NULL), negative sums replaced
-   by 0 with relu. `sums` (rows, or NULL) becomes the sum of each row of A, whose rows then lie side by side. */
+/* C (rows, columns) = (A (rows, depth) + shift) B (depth, columns) + bias (columns, or NULL), negative sums replaced by 0
+   with relu. C lies row by row or, `transposed`, column by column. `sums` (columns, or NULL) becomes the sum of each
+   column of B. */
 typedef struct {
     size_t rows, columns, depth;
     Factor a, b;
     float *c;
     const float *bias;
     float *sums;
-    size_t relu;
+    double shift;
+    size_t relu, transposed;
 } Product;
 
+/* A's lists, one for each block of the depth of each group: list `group * blocks + block` has counts[list] numbers of each
+   of its rows, which begin at packed[list * room * ROWS], AT_ONCE of a row side by side; indices[list * room + n] is where
+   in the block the n-th of them stood. */
 typedef struct {
     const Product *product;
-    Unit *packed; /* A: unit `u` of row `r` at (r / ROWS * units + u) * ROWS + r % ROWS */
-    size_t units, panels, rows_a_task;
+    Number *packed;
+    uint32_t *indices, *counts;
+    size_t blocks, room, panels, rows_a_task;
 } Plan;
 
-/* --- units ------------------------------------------------------------------------------------------------------- */
-
-INLINE Vector numbers(const Factor *f, size_t at, size_t count) {
-    Vector v = load_part(f->data + at, count);
-    return f->gate ? where(~(load_part(f->gate + at, count) <= 0), v) : v;
-}
+/* --- numbers as they are multiplied ------------------------------------------------------------------------------ */
 
 #ifdef BFLOAT16
 
-/* The next LANES units of one row; `left` numbers are left of it. */
-INLINE Vector units_of_row(const Factor *f, size_t at, size_t left) {
-    Vector first = numbers(f, at, left), second = {0};
-    if (left > LANES) second = numbers(f, at + LANES, left - LANES);
-    return (Vector)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+/* The next numbers of a row as they are packed, those that are multiplied at once side by side. */
+INLINE Vector packed(const float *list) {
+    return (Vector)_mm512_cvtne2ps_pbh((__m512)load(list + LANES), (__m512)load(list));
 }
 
-/* One unit each of `count` rows side by side; `left` numbers are left in depth. */
-INLINE Vector units_of_rows(const Factor *f, size_t at, size_t count, size_t left) {
-    Vector first = numbers(f, at, count), second = {0};
-    if (left > 1) second = numbers(f, at + f->along_depth, count);
-    __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)first));
-    __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)second));
-    return (Vector)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+/* Two vectors of columns as a row of a panel: four of the one and four of the other take turns. */
+INLINE void put_row(Number *to, Vector one, Vector other) {
+    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)other, (__m512)one);
+    store(to, (Vector)_mm512_permutexvar_epi64(_mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0), both));
 }
 
-INLINE Vector multiply_add(Vector sum, Unit a, Vector b) {
-    return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32((int)a), (__m512bh)b);
+/* Two rows of a panel, number by number side by side: two vectors of columns. */
+INLINE void get_rows(const Number *panel, const uint32_t *index, Vector *one, Vector *other) {
+    const __m512i first = (__m512i)load(panel + index[0]), second = (__m512i)load(panel + index[1]);
+    *one = (Vector)_mm512_unpacklo_epi16(first, second);
+    *other = (Vector)_mm512_unpackhi_epi16(first, second);
+}
+
+INLINE Vector repeated(const Number *a) {
+    int32_t both;
+    memcpy(&both, a, sizeof both);
+    return (Vector)_mm512_set1_epi32(both);
+}
+
+INLINE Vector multiply_add(Vector sum, Vector a, Vector b) { /* takes subnormal numbers as 0 */
+    return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
 }
 
 #else
 
-INLINE Vector units_of_row(const Factor *f, size_t at, size_t left) { return numbers(f, at, left); }
+INLINE Vector packed(const float *list) { return load(list); }
 
-INLINE Vector units_of_rows(const Factor *f, size_t at, size_t count, size_t left) {
-    (void)left;
-    return numbers(f, at, count);
+INLINE void put_row(Number *to, Vector one, Vector other) { store(to, one), store(to + LANES, other); }
+
+INLINE void get_rows(const Number *panel, const uint32_t *index, Vector *one, Vector *other) {
+    *one = load(panel + index[0]), *other = load(panel + index[0] + LANES);
 }
 
-INLINE Vector multiply_add(Vector sum, Unit a, Vector b) { return sum + a * b; } /* one rounding: -ffp-contract=fast */
+INLINE Vector repeated(const Number *a) { return repeat(*a); }
+
+INLINE Vector multiply_add(Vector sum, Vector a, Vector b) { return sum + a * b; } /* one rounding: -ffp-contract=fast */
 
 #endif
 
-/* LANES vectors of LANES units: rows become columns, by exchanging halves, quarters and so on. */
-INLINE void transpose(Vector block[LANES]) {
+/* --- packing ----------------------------------------------------------------------------------------------------- */
+
+/* `vectors` vectors of `count` numbers, `step` from one to the next; 0 where there are none. */
+APART void read_some(const Factor *f, size_t at, size_t step, size_t vectors, size_t count, Vector block[LANES]) {
+    for (size_t i = 0; i < LANES; i++, at += step) {
+        block[i] = i < vectors ? load_part(f->data + at, count) : (Vector){0};
+        if (f->gate && i < vectors) block[i] = where(~(load_part(f->gate + at, count) <= 0), block[i]);
+    }
+}
+
+/* Of `count` <= LANES rows of A, or columns of B, from `start` on: LANES numbers from `from` of the depth on, or the `left`
+   ones, 0 where there are none. A vector holds numbers of one row or, `across`, one number of each row. */
+INLINE void read_block(const Factor *f, size_t start, size_t count, size_t from, size_t left, const int across,
+                       Vector block[LANES]) {
+    const size_t at = start * f->across + from * f->along_depth;
+    const int by_row = f->along_depth == 1;
+    const size_t step = by_row ? f->across : f->along_depth;
+    if (least(count, left) < LANES || f->gate)
+        read_some(f, at, step, by_row ? count : left, by_row ? left : count, block);
+    else
+#pragma GCC unroll 16
+        for (size_t i = 0; i < LANES; i++) block[i] = load(f->data + at + i * step);
+    if (by_row == across) transpose(block);
+}
+
+/* Each thread's own, and behind it a row of zeros. Not inlined: the compiler would look for it in the innermost loop. */
+APART Number *own_panel(void) {
+    static __thread Number panel[(DEPTH + 1) * COLUMNS] __attribute__((aligned(64)));
+    __asm__("");
+    return panel;
+}
+
+/* The list of a group, from what it has of its rows, which begin every ROOM numbers. */
+INLINE size_t pack_list(Number *to, uint32_t *indices, float *rows, size_t count) {
+    for (; count % AT_ONCE; count++) { /* 0 times the row of zeros */
+        for (int i = 0; i < ROWS; i++) memset(rows + i * ROOM + count, 0, sizeof *rows);
+        indices[count] = DEPTH * COLUMNS;
+    }
+    for (size_t at = 0; at < count; at += LANES * AT_ONCE) {
+        Vector some[ROWS];
 #pragma GCC unroll 4
-    for (int size = 1; size < LANES; size *= 2) {
-        Mask low, high;
-        for (int i = 0; i < LANES; i++) {
-            low[i] = i & size ? LANES + i - size : i;
-            high[i] = i & size ? LANES + i : i + size;
-        }
+        for (int i = 0; i < ROWS; i++) some[i] = packed(rows + i * ROOM + at);
+        transpose_fours(some);
 #pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) {
-            if (i & size) continue;
-            Vector a = block[i], b = block[i + size];
-            block[i] = __builtin_shuffle(a, b, low);
-            block[i + size] = __builtin_shuffle(a, b, high);
-        }
+        for (int i = 0; i < LANES; i++)
+            memcpy(to + (at + i * AT_ONCE) * ROWS, (float *)&some[i % 4] + i / 4 * 4, 4 * sizeof(float));
     }
+    return count;
 }
 
-/* Half of a vector's units to one place, the other half `second` units further. */
-INLINE void put(Unit *to, size_t second, Vector units) {
-    memcpy(to, &units, sizeof units / 2);
-    memcpy(to + second, (const char *)&units + sizeof units / 2, sizeof units / 2);
-}
-
-/* `count` <= LANES rows of A, or columns of B, from `start` on, and `depth` numbers from `from` on: unit u of each, one
-   behind the other, at to + u * stride, their second half at `second` from there. Without rows, lanes hold 0. */
-APART void pack(const Factor *f, size_t start, size_t count, size_t from, size_t depth, Unit *to, size_t stride,
-                 size_t second) {
-    const size_t at = start * f->across + from * f->along_depth, units = parts(depth, WIDTH);
-    if (f->along_depth != 1) {
-        for (size_t u = 0; u < units; u++) {
-            const size_t k = u * WIDTH;
-            put(to + u * stride, second, units_of_rows(f, at + k * f->along_depth, count, depth - k));
-        }
-        return;
-    }
-    for (size_t u = 0; u < units; u += LANES) {
-        const size_t left = depth - u * WIDTH;
-        Vector block[LANES];
-#pragma GCC unroll 16
-        for (size_t row = 0; row < LANES; row++)
-            block[row] = row < count ? units_of_row(f, at + row * f->across + u * WIDTH, left) : (Vector){0};
-        transpose(block);
-#pragma GCC unroll 16
-        for (size_t i = 0; i < LANES; i++)
-            if (u + i < units) put(to + (u + i) * stride, second, block[i]);
-    }
-}
-
-/* --- the two phases ---------------------------------------------------------------------------------------------- */
-
-/* The sums of `count` rows side by side, in parts of 64 numbers: so roundings grow with the number of parts only. */
-INLINE void sum_rows(const Factor *f, size_t start, size_t count, size_t depth, float *to) {
-    Vector total = {0};
-    for (size_t from = 0; from < depth; from += 64) {
-        Vector part = {0};
-        for (size_t k = from; k < least(from + 64, depth); k++)
-            part += numbers(f, start * f->across + k * f->along_depth, count);
-        total += part;
-    }
-    store_part(to + start, total, count);
-}
-
-static void pack_groups(const void *job, size_t task) { /* two of them */
+/* The lists of LANES / ROWS groups. What their rows have is gathered where a panel is later. */
+static void pack_groups(const void *job, size_t task) {
+    enum { GROUPS = LANES / ROWS };
+    _Static_assert(LANES * ROOM * sizeof(float) <= DEPTH * COLUMNS * sizeof(Number), "the rows fit into a panel");
     const Plan *plan = job;
     const Product *p = plan->product;
     const size_t start = task * LANES, count = least(p->rows - start, LANES);
-    pack(&p->a, start, count, 0, p->depth, plan->packed + start * plan->units, ROWS, ROWS * plan->units);
-    if (p->sums) sum_rows(&p->a, start, count, p->depth, p->sums);
-}
-
-INLINE void finish(const Product *p, size_t row, size_t column, Vector sum, int first, int last) {
-    float *c = p->c + row * p->columns + column;
-    const size_t count = p->columns - column;
-    if (!first) sum += load_part(c, count);
-    if (last && p->bias) sum += load_part(p->bias + column, count);
-    if (last && p->relu) sum = where(~(sum < 0), sum);
-    store_part(c, sum, count);
-}
-
-/* `rows` x (one or two vectors) of C: the sums over these units, added to what is there unless they are the first. */
-INLINE void tile(const int rows, const int both, const Product *p, size_t row, size_t column, const Unit *a,
-                 const Unit *b, size_t units, int first, int last) {
-    Vector left[ROWS] = {0}, right[ROWS] = {0};
-    for (size_t u = 0; u < units; u++) {
-        const Vector b_left = load((const float *)(b + u * COLUMNS));
-        const Vector b_right = both ? load((const float *)(b + u * COLUMNS + LANES)) : b_left;
-#pragma GCC unroll 8
-        for (int i = 0; i < rows; i++) {
-            left[i] = multiply_add(left[i], a[u * ROWS + i], b_left);
-            if (both) right[i] = multiply_add(right[i], a[u * ROWS + i], b_right);
+    float *const rows = (float *)own_panel();
+    for (size_t block = 0; block < plan->blocks; block++) {
+        const size_t from = block * DEPTH, depth = least(p->depth - from, DEPTH);
+        size_t lists[GROUPS], counts[GROUPS] = {0};
+        for (size_t g = 0; g < GROUPS; g++) lists[g] = (start / ROWS + g) * plan->blocks + block;
+        for (size_t at = 0; at < depth; at += LANES) {
+            Vector read[LANES];
+            Mask places;
+            for (int i = 0; i < LANES; i++) places[i] = (int32_t)(at + i) * COLUMNS;
+            read_block(&p->a, start, count, from + at, depth - at, 0, read);
+#pragma GCC unroll 4
+            for (size_t g = 0; g < GROUPS; g++) {
+                const Vector *r = read + g * ROWS;
+                const unsigned there = bits((r[0] != 0) | (r[1] != 0) | (r[2] != 0) | (r[3] != 0));
+                float *to = rows + g * ROWS * ROOM + counts[g];
+#pragma GCC unroll 4
+                for (size_t i = 0; i < ROWS; i++) store(to + i * ROOM, squeezed(r[i], there));
+                store(plan->indices + lists[g] * plan->room + counts[g], squeezed((Vector)places, there));
+                counts[g] += (size_t)__builtin_popcount(there);
+            }
+        }
+        for (size_t g = 0; g < GROUPS; g++) {
+            const size_t to = lists[g] * plan->room;
+            plan->counts[lists[g]] = (uint32_t)pack_list(plan->packed + to * ROWS, plan->indices + to,
+                                                         rows + g * ROWS * ROOM, counts[g]);
         }
     }
-#pragma GCC unroll 8
-    for (int i = 0; i < rows; i++) {
-        finish(p, row + i, column, left[i], first, last);
-        if (both) finish(p, row + i, column + LANES, right[i], first, last);
+}
+
+/* A panel of `vectors` vectors of columns, and the sums of these columns. */
+APART void pack_panel(const Product *p, size_t column, int vectors, size_t from, size_t depth, Number *panel,
+                      Vector sums[VECTORS]) {
+    for (size_t at = 0; at < depth; at += LANES) {
+        const size_t left = least(depth - at, LANES);
+        for (int v = 0; v < vectors; v += 2) {
+            const size_t here = column + v * LANES, count = p->columns - here, others = count > LANES ? count - LANES : 0;
+            Vector one[LANES], other[LANES], sum_of_one = {0}, sum_of_other = {0};
+            read_block(&p->b, here, least(count, LANES), from + at, left, 1, one);
+            read_block(&p->b, others ? here + LANES : here, least(others, LANES), from + at, left, 1, other);
+            for (size_t i = 0; i < left; i++) {
+                put_row(panel + (at + i) * COLUMNS + v * LANES, one[i], other[i]);
+                sum_of_one += one[i], sum_of_other += other[i];
+            }
+            sums[v] += sum_of_one, sums[v + 1] += sum_of_other;
+        }
     }
 }
 
-/* With the number of rows known to the compiler, all sums are registers. */
-APART void any_tile(size_t rows, int both, const Product *p, size_t row, size_t column, const Unit *a, const Unit *b,
-                     size_t units, int first, int last) {
-#define CASE(n)                                                                         \
-    case n:                                                                             \
-        if (both)                                                                       \
-            tile(n, 1, p, row, column, a, b, units, first, last);                       \
-        else                                                                            \
-            tile(n, 0, p, row, column, a, b, units, first, last);                       \
-        break;
-    switch (rows) {
-        CASE(1) CASE(2) CASE(3) CASE(4)
+/* --- multiplying ------------------------------------------------------------------------------------------------- */
+
+/* A part of C's sums, from `row` and `column` on, those over the `first` or the `last` block of the depth or in between;
+   `added` is what the last one's columns are completed with. */
+typedef struct {
+    const Product *product;
+    size_t row, column;
+    int first, last;
+    Vector added[VECTORS];
+} Part;
+
+INLINE Vector completed(const Part *part, Vector sum, Vector added) {
+    if (!part->last) return sum;
+    sum += added;
+    return part->product->relu ? where(~(sum < 0), sum) : sum;
+}
+
+INLINE void put_rows(const int vectors, const Part *part, Vector sums[ROWS][VECTORS]) {
+    const Product *p = part->product;
+#pragma GCC unroll 4
+    for (size_t i = 0; i < ROWS; i++) {
+        if (part->row + i >= p->rows) break;
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) {
+            const size_t column = part->column + v * LANES, count = p->columns - column;
+            float *c = p->c + (part->row + i) * p->columns + column;
+            const Vector sum = part->first ? sums[i][v] : load_part(c, count) + sums[i][v];
+            store_part(c, completed(part, sum, part->added[v]), count);
+        }
+    }
+}
+
+/* LANES rows at once, so that a column's numbers fill a line of the cache: many columns may share a place in it. */
+APART void put_columns(const Part *part, Vector sums[LANES][VECTORS]) {
+    const Product *p = part->product;
+    const size_t count = p->rows - part->row;
+    for (int v = 0; v < VECTORS && part->column + v * LANES < p->columns; v++) {
+        const size_t column = part->column + v * LANES;
+        Vector block[LANES];
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) block[i] = sums[i][v];
+        transpose(block);
+        for (size_t i = 0; i < least(p->columns - column, LANES); i++) {
+            float *c = p->c + (column + i) * p->rows + part->row;
+            const Vector sum = part->first ? block[i] : load_part(c, count) + block[i];
+            store_part(c, completed(part, sum, repeat(part->added[v][i])), count);
+        }
+    }
+}
+
+/* The sums of ROWS rows and of `vectors` vectors of columns over a block. */
+INLINE void multiply_list(const int vectors, const Plan *plan, size_t list, const Number *panel,
+                          Vector sums[ROWS][VECTORS]) {
+    const Number *a = plan->packed + list * plan->room * ROWS;
+    const uint32_t *index = plan->indices + list * plan->room, *end = index + plan->counts[list];
+#pragma GCC unroll 4
+    for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) sums[i][v] = (Vector){0};
+    for (; index < end; index += AT_ONCE, a += ROWS * AT_ONCE) {
+        Vector b[VECTORS];
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v += 2) get_rows(panel + v * LANES, index, &b[v], &b[v + 1]);
+#pragma GCC unroll 4
+        for (int i = 0; i < ROWS; i++) {
+            const Vector factor = repeated(a + i * AT_ONCE);
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++) sums[i][v] = multiply_add(sums[i][v], factor, b[v]);
+        }
+    }
+}
+
+/* A tile of C or, for LANES rows, what put_columns takes. */
+INLINE void tile(const int vectors, const Plan *plan, size_t list, const Number *panel, const Part *part,
+                 Vector kept[ROWS][VECTORS]) {
+    Vector sums[ROWS][VECTORS];
+    const Product *p = plan->product;
+    if (!p->transposed)
+        for (size_t i = 0; i < ROWS; i++)
+            for (int v = 0; v < vectors; v++)
+                __builtin_prefetch(p->c + (part->row + i) * p->columns + part->column + v * LANES, 1);
+    multiply_list(vectors, plan, list, panel, sums);
+    if (!p->transposed)
+        put_rows(vectors, part, sums);
+    else
+#pragma GCC unroll 4
+        for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++) kept[i][v] = sums[i][v];
+}
+
+/* With the number of vectors known to the compiler, all sums are registers. */
+APART void any_tile(int vectors, const Plan *plan, size_t list, const Number *panel, const Part *part,
+                    Vector kept[ROWS][VECTORS]) {
+    switch (vectors) {
+        case 1: tile(1, plan, list, panel, part, kept); break;
+        case 2: tile(2, plan, list, panel, part, kept); break;
 #ifdef __AVX512F__
-        CASE(5) CASE(6) CASE(7) CASE(8)
+        case 3: tile(3, plan, list, panel, part, kept); break;
+        case 4: tile(4, plan, list, panel, part, kept); break;
 #endif
     }
-#undef CASE
 }
 
 static void multiply(const void *job, size_t task) {
-    static __thread Unit panel[DEPTH * COLUMNS] __attribute__((aligned(64)));
     const Plan *plan = job;
     const Product *p = plan->product;
-    const size_t column = task % plan->panels * COLUMNS, columns = least(p->columns - column, COLUMNS);
+    Number *const panel = own_panel();
+    Part part = {.product = p, .column = task % plan->panels * COLUMNS};
     const size_t start = task / plan->panels * plan->rows_a_task, end = least(start + plan->rows_a_task, p->rows);
-    for (size_t from = 0; from < p->depth; from += DEPTH * WIDTH) {
-        const size_t depth = least(p->depth - from, DEPTH * WIDTH), units = parts(depth, WIDTH);
-        const int both = columns > LANES, first = from == 0, last = from + depth == p->depth;
-        pack(&p->b, column, least(columns, LANES), from, depth, panel, COLUMNS, ROWS);
-        if (both) pack(&p->b, column + LANES, columns - LANES, from, depth, panel + LANES, COLUMNS, ROWS);
-        for (size_t row = start; row < end; row += ROWS)
-            any_tile(least(end - row, ROWS), both, p, row, column, plan->packed + row * plan->units + from / WIDTH * ROWS,
-                     panel, units, first, last);
+    const int vectors = (int)parts(least(p->columns - part.column, COLUMNS), LANES);
+    Vector sums[VECTORS] = {0}, kept[LANES][VECTORS];
+    for (size_t block = 0; block < plan->blocks; block++) {
+        const size_t from = block * DEPTH, depth = least(p->depth - from, DEPTH);
+        part.first = block == 0, part.last = block == plan->blocks - 1;
+        pack_panel(p, part.column, vectors, from, depth, panel, sums);
+        for (int v = 0; part.last && v < vectors; v++) {
+            const size_t column = part.column + v * LANES, count = p->columns - column;
+            part.added[v] = p->shift != 0 ? sums[v] * repeat((float)p->shift) : (Vector){0};
+            if (p->bias) part.added[v] += load_part(p->bias + column, count);
+            if (p->sums && start == 0) store_part(p->sums + column, sums[v], count);
+        }
+        for (size_t row = start; row < end; row += ROWS) {
+            const size_t in_block = row % LANES;
+            part.row = row;
+            any_tile(vectors, plan, row / ROWS * plan->blocks + block, panel, &part, kept + in_block);
+            if (!p->transposed || (in_block + ROWS < LANES && row + ROWS < end)) continue;
+            part.row -= in_block;
+            put_columns(&part, kept);
+        }
     }
 }
 
 /* --- the whole --------------------------------------------------------------------------------------------------- */
 
-/* Memory for A's units, kept from call to call. */
-static Unit *space_for(size_t units) {
-    static Unit *space;
+/* Memory for A's lists, kept from call to call. */
+static void *space_for(size_t bytes) {
+    static void *space;
     static size_t room;
-    if (units > room) {
+    if (bytes > room) {
         free(space);
-        space = aligned_alloc(64, parts(units * sizeof(Unit), 64) * 64);
-        room = space ? units : 0;
+        space = aligned_alloc(64, parts(bytes, 64) * 64);
+        room = space ? bytes : 0;
     }
     return space;
 }
@@ -258,15 +373,19 @@ static void run(Work *work, const Plan *plan, size_t tasks) {
         for (size_t task = 0; task < tasks; task++) work(plan, task);
 }
 
-/* 0, or -1 without memory for A's units. One caller at a time. */
+/* 0, or -1 without memory for A's lists. One caller at a time. */
 EXPORTED int NAMED(dlf_product, LEVEL)(const Product *p) {
-    const size_t groups = parts(p->rows, ROWS), panels = parts(p->columns, COLUMNS), units = parts(p->depth, WIDTH);
-    Plan plan = {.product = p, .packed = space_for(parts(groups, 2) * LANES * units), .units = units, .panels = panels};
-    if (!plan.packed) return -1;
+    const size_t groups = parts(p->rows, LANES) * (LANES / ROWS), panels = parts(p->columns, COLUMNS);
+    Plan plan = {.product = p, .blocks = parts(p->depth, DEPTH), .panels = panels};
+    plan.room = least(p->depth, DEPTH) + SPARE;
+    const size_t lists = groups * plan.blocks, numbers = lists * plan.room;
+    plan.indices = space_for(numbers * (ROWS * sizeof(Number) + sizeof(uint32_t)) + lists * sizeof(uint32_t));
+    if (!plan.indices) return -1;
+    plan.counts = plan.indices + numbers;
+    plan.packed = (Number *)(plan.counts + lists);
     const size_t cuts = parts(TASKS_A_THREAD * dlf_threads(), panels); /* of the rows */
-    const size_t groups_a_task = parts(parts(groups, cuts), LEAST_GROUPS) * LEAST_GROUPS;
-    plan.rows_a_task = groups_a_task * ROWS;
-    run(pack_groups, &plan, parts(groups, 2));
-    run(multiply, &plan, panels * parts(groups, groups_a_task));
+    plan.rows_a_task = parts(parts(p->rows, ROWS * cuts), LEAST_GROUPS) * LEAST_GROUPS * ROWS;
+    run(pack_groups, &plan, groups / (LANES / ROWS));
+    run(multiply, &plan, panels * parts(p->rows, plan.rows_a_task));
     return 0;
 }
