@@ -18,7 +18,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, cast, get_args
 
 from pydantic import (
@@ -102,14 +102,33 @@ class InvalidError(ValueError):
         return InvalidError(flaw._replace(path=(*path, *flaw.path)) for flaw in self.flaws)
 
 
+def _settings(function: Callable[..., Any], *, eval_str: bool = False) -> list[inspect.Parameter]:
+    """The keyword-only parameters."""
+    parameters = inspect.signature(function, eval_str=eval_str).parameters.values()
+    return [parameter for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+
+
 @dataclass(frozen=True)
 class Entry(Generic[F]):
-    """One registered component: its name, its function, the model of its YAML, and facts that the assembly reads."""
+    """One registered component: kind, name, function, facts that the assembly reads, settings that the kind shares."""
 
+    kind: str
     name: str
     function: F
-    model: type[Component]
     facts: Mapping[str, Any]
+    base: type[Component]
+
+    @cached_property
+    def model(self) -> type[Component]:
+        """The model of its YAML, made when it is asked for: those of all components take 60 ms at every start."""
+        fields: dict[str, Any] = {"type": (Literal[self.name], self.name)}
+        for parameter in _settings(self.function, eval_str=True):
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[parameter.name] = (parameter.annotation, default)
+        summary = (inspect.getdoc(self.function) or "").split("\n\n", 1)[0]
+        bases: Any = (self.base, _WithoutSource)
+        named = create_model(f"{self.kind}_{self.name}", __base__=bases, __doc__=summary, **fields)
+        return cast("type[Component]", named)
 
     @property
     def summary(self) -> str:
@@ -146,23 +165,14 @@ class Registry(Generic[F]):
         def add(function: F) -> F:
             assert name not in self._entries, f"{self.kind} {name!r} is registered twice"
             assert inspect.getdoc(function), f"{self.kind} {name!r} has no docstring: formula, shapes, source"
-            self._entries[name] = Entry(name, function, self._model(name, function), facts)
+            for parameter in _settings(function):
+                where = f"{self.kind} {name!r}: {parameter.name}"
+                assert parameter.annotation is not parameter.empty, f"{where} has no type"
+                assert parameter.name not in self.base.model_fields, f"{where} is taken"
+            self._entries[name] = Entry(self.kind, name, function, facts, self.base)
             return function
 
         return add
-
-    def _model(self, name: str, function: F) -> type[Component]:
-        fields: dict[str, Any] = {"type": (Literal[name], name)}
-        for parameter in inspect.signature(function, eval_str=True).parameters.values():
-            if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-                continue
-            assert parameter.annotation is not parameter.empty, f"{self.kind} {name!r}: {parameter.name} has no type"
-            assert parameter.name not in self.base.model_fields, f"{self.kind} {name!r}: {parameter.name} is taken"
-            default = ... if parameter.default is parameter.empty else parameter.default
-            fields[parameter.name] = (parameter.annotation, default)
-        summary = (inspect.getdoc(function) or "").split("\n\n", 1)[0]
-        bases: Any = (self.base, _WithoutSource)
-        return cast("type[Component]", create_model(f"{self.kind}_{name}", __base__=bases, __doc__=summary, **fields))
 
     def names(self) -> list[str]:
         """The registered names, in order of registration."""
