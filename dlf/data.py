@@ -131,8 +131,11 @@ def read(section: DataSection, tell: Callable[[str], None]) -> Dataset:
 
 def prepare(dataset: Dataset, section: DataSection, device: torch.device) -> Data:
     """Split, measure the normalization on the training part, and move to the device what fits."""
+    arrays = _arrays(dataset)
     with ThreadPoolExecutor(1) as beside:
-        sha256 = beside.submit(_hash, *_arrays(dataset))
+        sha256 = beside.submit(_hash, *arrays)
+        if any(isinstance(array, FileArray) for array in arrays):
+            sha256.result()  # first: whoever goes through a file has a part of it in memory
         return _prepared(dataset, section, device, sha256)
 
 
