@@ -298,10 +298,20 @@ def order(n: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(mix(seed, -1 - epoch)))
 
 
+def by_class(order: Tensor, labels: Tensor, size: int, classes: int) -> Tensor:
+    """The same batches of `size` samples, in each of which those of a class follow each other.
+
+    A step is the same but for its roundings. What is 0 in one sample, a pixel or a unit, is then more often 0 in its
+    neighbours too, and dlf's own products leave out what is 0 in four of them (dlf/native/product.c).
+    """
+    batch = torch.arange(len(order), device=order.device) // size
+    return order[(batch * classes + labels.to(order.device)[order]).argsort(stable=True)]
+
+
 def batches(part: Part, order: Tensor, size: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
     """x and y of the batches of an epoch, from number `first` on; `order` holds the indices of all its samples."""
     if isinstance(part.x, Tensor):
-        for batch in torch.split(order.to(part.x.device), size)[first:]:
+        for batch in torch.split(order, size)[first:]:
             yield part.x.index_select(0, batch), part.y.index_select(0, batch)
         return
     for start in range(first * size, len(order), size):

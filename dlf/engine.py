@@ -21,7 +21,7 @@ from torch import Tensor
 from dlf import native
 from dlf.backpropagation import Backpropagation, backpropagation
 from dlf.capture import Graph, Step, captured
-from dlf.data import Data, Part, batches, mix, order
+from dlf.data import Data, Part, batches, by_class, mix, order
 from dlf.errors import DivergedError
 from dlf.losses import BoundLoss, Task, predicted
 from dlf.model import Network
@@ -127,7 +127,7 @@ def train_epoch(
 ) -> float:
     """The rest of the epoch under way, all of it at its start; the learning rate of its last step."""
     first = state.step - state.epoch * experiment.steps_per_epoch
-    visited = order(len(experiment.data.train), experiment.seed, state.epoch)
+    visited = in_batches(experiment, state.epoch)
     rate, device = float(state.optimizer.param_groups[0]["lr"]), experiment.data.train.x.device
     reserve(state, (state.epoch + 1) * experiment.steps_per_epoch)
     state.network.train()
@@ -148,6 +148,15 @@ def train_epoch(
     return rate
 
 
+def in_batches(experiment: Experiment, epoch: int) -> Tensor:
+    """The order in which an epoch visits the training part: on its device or, where it is streamed, on the CPU."""
+    train, data = experiment.data.train, experiment.data
+    visited = order(len(train), experiment.seed, epoch)
+    if isinstance(train.x, Tensor):
+        visited = visited.to(train.x.device)
+    return visited if data.classes is None else by_class(visited, train.y, experiment.batch_size, len(data.classes))
+
+
 def reserve(state: TrainState, steps: int) -> None:
     """Make room for the losses of so many steps since the start; those that are there stay."""
     missing = max(0, steps - len(state.losses))
@@ -166,7 +175,7 @@ def steps(state: TrainState, experiment: Experiment, visited: Tensor, first: int
         state.captured = captured(
             step, state.optimizer, size=size, graph=experiment.graph, device=train.x.device, tell=experiment.tell
         )
-    for batch in torch.split(visited.to(train.x.device), size)[first:]:
+    for batch in torch.split(visited, size)[first:]:
         yield partial(state.captured, batch)
 
 

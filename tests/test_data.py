@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from dlf.data import Data, load, measure_inputs, measure_targets, mix, order, prepare, reload, split
+from dlf.data import Data, by_class, load, measure_inputs, measure_targets, mix, order, prepare, reload, split
 from dlf.datasets import DATASETS, DataSection, Dataset, Samples
 from dlf.errors import DataError, DataMissingError, RunError
 
@@ -238,6 +238,16 @@ def test_mnist_has_the_statistics_that_everybody_quotes(mnist: Path) -> None:
     quoted = [round(number.item() / 255, 4) for number in (data.inputs.mean, data.inputs.std)]
     assert quoted == [0.1307, 0.3081]
     assert (len(data.train), len(data.test)) == (60_000, 10_000)
+
+
+def test_samples_of_a_class_follow_each_other_within_a_batch() -> None:
+    """The batches stay, the last one smaller; so does the order within a class."""
+    visited, labels = order(50, 0, 0), torch.arange(50) % 3
+    grouped = by_class(visited, labels, 16, 3)
+    batches = [batch.tolist() for batch in torch.split(visited, 16)]
+    assert grouped.tolist() == [i for batch in batches for i in sorted(batch, key=lambda sample: sample % 3)]
+    assert grouped.tolist() != by_class(visited, labels, 17, 3).tolist()
+    assert torch.equal(by_class(visited, torch.zeros(50, dtype=torch.int64), 16, 1), visited)
 
 
 # --- where data come from -------------------------------------------------------------------------------------------

@@ -180,8 +180,11 @@ def test_the_training_part_is_visited_in_its_order(assembled: Assembled, monkeyp
     monkeypatch.setattr(engine, "train_step", spy)
     list(fit(state, experiment, epochs=2, history=[{}, {}]))
     assert [len(x) for x in seen] == [32, 32, 32, 32, 32, 32]
-    both = torch.cat([experiment.data.train.x.index_select(0, order(96, experiment.seed, epoch)) for epoch in (0, 1)])
-    assert torch.equal(torch.cat(seen), both)
+    x, y = experiment.data.train.x, experiment.data.train.y
+    batches = [batch for epoch in (0, 1) for batch in torch.split(order(96, experiment.seed, epoch), 32)]
+    # of a class together
+    expected = [sample for batch in batches for sample in sorted(batch.tolist(), key=lambda sample: int(y[sample]))]
+    assert torch.equal(torch.cat(seen), x.index_select(0, torch.tensor(expected)))
 
 
 # train_loss and val_loss of three epochs, written by this engine with torch 2.15 in float32. Initial weights that are

@@ -120,7 +120,8 @@ def forward() -> None:
     torch.testing.assert_close(network.inputs_mean, x.mean(0), rtol=1e-6, atol=0)  # measured in single precision
     torch.testing.assert_close(network.inputs_std, x.std(0, correction=0), rtol=1e-5, atol=0)
     a = (x - network.inputs_mean) / network.inputs_std
-    for module, f in zip(network.layers, (torch.tanh, torch.relu, lambda z: z), strict=True):
+    functions: list[Callable[[Tensor], Tensor]] = [torch.tanh, torch.relu, lambda z: z]
+    for module, f in zip(network.layers, functions, strict=True):
         assert isinstance(module, Linear)
         assert module.bias is not None
         a = f(a @ module.weight.T + module.bias)
