@@ -13,8 +13,6 @@ if TYPE_CHECKING:  # the process that starts the others stays small
     import numpy as np
     from numpy.typing import NDArray
 
-    from benchmarks.task import Task
-
 MEAN, STD = 0.1307, 0.3081  # of MNIST's training part, with bytes as numbers from 0 to 1
 BYTES = 70_000 * (784 + 1)  # MNIST's images and labels as bytes
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -62,15 +60,15 @@ class Samples(NamedTuple):
     y_test: NDArray[np.int64]
 
 
-def read(task: Task) -> Samples:
-    """The first `task.samples` of the training part and the whole test set."""
+def read(folder: str, samples: int) -> Samples:
+    """The first `samples` of the training part and the whole test set."""
     import numpy as np
 
-    raw = Path(task.data) / "MNIST" / "raw"
+    raw = Path(folder) / "MNIST" / "raw"
     # IDX: 16 bytes of header before images, 8 before labels
     x, y, x_test, y_test = (np.fromfile(raw / name, np.uint8, offset=16 if "images" in name else 8) for name in FILES)
-    n = task.samples
-    return Samples(x.reshape(-1, 784)[:n], y.astype(np.int64)[:n], x_test.reshape(-1, 784), y_test.astype(np.int64))
+    x, y = x.reshape(-1, 784)[:samples], y.astype(np.int64)[:samples]
+    return Samples(x, y, x_test.reshape(-1, 784), y_test.astype(np.int64))
 
 
 def normalized(x: NDArray[np.uint8]) -> NDArray[np.float32]:

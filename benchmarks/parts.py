@@ -1,8 +1,8 @@
 """Where the time of a step goes: the products, the update, the rest of what torch computes, and what is between them.
 
-Each row is a process that trains for some seconds with dlf's engine on made-up images, and then for as many again under
-torch's profiler, which tells how long each operation, torch's and dlf's own, took by itself. What is left of a step is
-Python, and threads that wait for each other.
+Each row is a process that trains for some seconds with dlf's engine on MNIST (or made-up images, with --synthetic), and
+then for as many again under torch's profiler, which tells how long each operation, torch's and dlf's own, took by
+itself. What is left of a step is Python, and threads that wait for each other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 from benchmarks import report
-from benchmarks.compare import write
+from benchmarks.compare import folder, write
 from benchmarks.processes import run
 from benchmarks.rounds import Options, confine, environment, machine, why
 from benchmarks.steps import assembled, ends_of_steps
@@ -40,15 +40,17 @@ def add_command(commands: Any) -> None:
 def main(given: argparse.Namespace) -> None:
     """Measure network by network, print the table, write the files."""
     confine(given.threads)
-    found = [row for name in given.networks for kind in PRECISIONS if (row := _measured(name, kind, given))]
+    with folder(given) as place:
+        rows = [_measured(name, kind, str(place), given) for name in given.networks for kind in PRECISIONS]
+    found = [row for row in rows if row]
     write(given, markdown(found), {"machine": dict(machine()), "rows": found})
 
 
-def _measured(network: str, precision: str, given: argparse.Namespace) -> dict[str, Any] | None:
+def _measured(network: str, precision: str, data: str, given: argparse.Namespace) -> dict[str, Any] | None:
     """One row, in its own process; None, with a line, where it fails."""
     with tempfile.TemporaryDirectory() as scratch:
         options = Options(Path(scratch), threads=given.threads)
-        command = [sys.executable, "-m", "benchmarks.parts", network, precision, str(given.seconds)]
+        command = [sys.executable, "-m", "benchmarks.parts", network, precision, str(given.seconds), data]
         ended = run(command, environment(scratch, options), limit_seconds=given.limit)
     if ended.code:
         options.tell(f"{network} {precision}: failed, and is left out: {why(ended)}")
@@ -105,14 +107,14 @@ def shown_to_the_profiler() -> Iterator[None]:
         yield
 
 
-def train(network: str, precision: str, seconds: float) -> dict[str, Any]:
+def train(network: str, precision: str, seconds: float, data: str = "") -> dict[str, Any]:
     """Seconds of a step without the profiler, and of each operation in it with the profiler."""
     from torch.profiler import ProfilerActivity, profile
 
-    experiment, state = assembled(NETWORKS[network], 60_000, precision)
+    experiment, state = assembled(NETWORKS[network], 60_000, precision, data)
     marks = ends_of_steps(experiment, state, seconds)
     warm = min(2, len(marks) - 2)
-    experiment, state = assembled(NETWORKS[network], 60_000, precision)  # a new epoch: the other one may be over
+    experiment, state = assembled(NETWORKS[network], 60_000, precision, data)  # a new epoch: that one may be over
     with shown_to_the_profiler(), profile(activities=[ProfilerActivity.CPU]) as profiler:
         profiled = len(ends_of_steps(experiment, state, seconds))
     times = {event.key: event.self_cpu_time_total / 1e6 / profiled for event in profiler.key_averages()}
@@ -125,4 +127,4 @@ def train(network: str, precision: str, seconds: float) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(train(sys.argv[1], sys.argv[2], float(sys.argv[3]))))
+    print(json.dumps(train(sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4])))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from benchmarks.data import read
 from benchmarks.task import Network
 
 
@@ -12,8 +13,8 @@ class _Enough(Exception):  # noqa: N818 -- no error: how a training is left in t
     pass
 
 
-def assembled(network: Network, samples: int, precision: str = "auto") -> tuple[Any, Any]:
-    """dlf's running objects for made-up images that are in memory: no file of a gigabyte is written."""
+def assembled(network: Network, samples: int, precision: str = "auto", folder: str = "") -> tuple[Any, Any]:
+    """dlf's running objects for the images of this folder, else for made-up ones that are only in memory."""
     import numpy as np
     import torch
 
@@ -37,10 +38,12 @@ def assembled(network: Network, samples: int, precision: str = "auto") -> tuple[
         [],
     ).config
     generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (samples, 1, 28, 28), dtype=np.uint8)
-    train = Samples(images, generator.integers(0, 10, samples))
-    test = Samples(images[:10], np.arange(10))
-    dataset = Dataset(train, test, tuple("0123456789"))
+    if folder:
+        x, y, *_ = read(folder, samples)
+    else:
+        x, y = generator.integers(0, 256, (samples, 784), dtype=np.uint8), generator.integers(0, 10, samples)
+    images = x.reshape(-1, 1, 28, 28)
+    dataset = Dataset(Samples(images, y), Samples(images[:10], np.arange(10)), tuple("0123456789"))
     device = torch.device("cpu")
     experiment, state, _ = assemble(config, prepare(dataset, config.data_section, device), device)
     return experiment, state

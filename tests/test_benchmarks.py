@@ -177,7 +177,7 @@ def test_a_task_travels_as_json() -> None:
 
 def test_synthetic_data_is_the_same_in_both_formats_and_read_as_dlf_reads_it(tmp_path: Path) -> None:
     data.make_synthetic(tmp_path, samples=40, test=20)
-    found = data.read(Task("small", str(tmp_path), "", samples=30))
+    found = data.read(str(tmp_path), 30)
     raw = tmp_path / "MNIST" / "raw"
     x, y, x_test, y_test = (read_idx((raw / name).read_bytes(), name) for name in data.FILES)
     assert np.array_equal(found.x, x.reshape(40, 784)[:30])

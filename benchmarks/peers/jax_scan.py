@@ -56,7 +56,7 @@ def epoch(state: Any, order: jax.Array, rest: jax.Array, x: jax.Array, y: jax.Ar
 
 def train(task: Task, watch: Watch) -> None:
     """Train and test, epoch by epoch."""
-    data = read(task)
+    data = read(task.data, task.samples)
     x, y = jnp.asarray(normalized(data.x)), jnp.asarray(data.y.astype(np.int32))
     x_test, y_test = jnp.asarray(normalized(data.x_test)), jnp.asarray(data.y_test.astype(np.int32))
     right = jax.jit(lambda weights: (outputs(weights, x_test).argmax(1) == y_test).mean())

@@ -41,7 +41,7 @@ class Epochs(keras.callbacks.Callback):  # type: ignore[misc]
 def train(task: Task, watch: Watch) -> None:
     """Train and test, epoch by epoch."""
     keras.utils.set_random_seed(task.seed)
-    data = read(task)
+    data = read(task.data, task.samples)
     inputs, *hidden, classes = task.shape.widths
     layers = [keras.layers.Dense(units, activation="relu") for units in hidden]
     model = keras.Sequential([keras.Input((inputs,)), *layers, keras.layers.Dense(classes)])

@@ -62,7 +62,7 @@ def train(task: Task, watch: Watch) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     torch.manual_seed(task.seed)
-    data = read(task)
+    data = read(task.data, task.samples)
     samples = TensorDataset(torch.from_numpy(normalized(data.x)), torch.from_numpy(data.y))
     sampler = BatchSampler(RandomSampler(samples), task.shape.batch, drop_last=False)
     loader: DataLoader[Any] = DataLoader(samples, sampler=sampler, batch_size=None)

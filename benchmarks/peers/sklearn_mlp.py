@@ -14,7 +14,7 @@ from benchmarks.task import Task, Watch, perform
 
 def train(task: Task, watch: Watch) -> None:
     """Train and test, epoch by epoch."""
-    data = read(task)
+    data = read(task.data, task.samples)
     x, x_test = normalized(data.x), normalized(data.x_test)
     hidden = task.shape.widths[1:-1]
     model = MLPClassifier(hidden, batch_size=task.shape.batch, learning_rate_init=1e-3, alpha=0, random_state=task.seed)

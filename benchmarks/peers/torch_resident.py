@@ -39,7 +39,7 @@ def train(task: Task, watch: Watch) -> None:
     """Train and test, epoch by epoch."""
     torch.manual_seed(task.seed)
     torch.set_float32_matmul_precision(task.variant or "highest")
-    data = read(task)
+    data = read(task.data, task.samples)
     arrays = normalized(data.x), data.y, normalized(data.x_test), data.y_test
     x, y, x_test, y_test = (torch.from_numpy(array).to(task.device) for array in arrays)
     model = network(task.shape.widths).to(task.device)
