@@ -117,7 +117,7 @@ def test_a_requirement_without_floor_is_found() -> None:
 def test_the_script_is_the_command_line(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     [name] = [name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt")]
-    assert archive.read(name).decode().split() == ["[console_scripts]", "dlf", "=", "dlf.cli:main"]
+    assert archive.read(name).decode().split() == ["[console_scripts]", "dlf", "=", "dlf.__main__:main"]
 
 
 def imported() -> set[str]:

@@ -90,8 +90,9 @@ def settings(task: Task) -> dict[str, Any]:
 
 def train(task: Task, watch: Watch) -> None:
     """Run the command with a display that listens."""
+    from dlf.__main__ import main  # isort: split -- first, as in the command
+
     from dlf import display
-    from dlf.cli import main
 
     config = Path(task.scratch) / "experiment.yaml"  # JSON is YAML
     config.write_text(json.dumps(settings(task)), encoding="utf-8")

@@ -5,7 +5,6 @@ Nothing heavy is imported at the top: `dlf --help`, `--version` and shell comple
 
 from __future__ import annotations
 
-import gc
 import re
 import sys
 from collections.abc import Sequence
@@ -24,7 +23,6 @@ _BadWords: type[Exception] = typer.BadParameter.__mro__[1]
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0, or the exit code of the failure (dlf/errors.py)."""
-    gc.set_threshold(100_000, 20, 100)  # importing torch makes 300,000 objects that stay: to look at them takes 0.1 s
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = app(args=words or ["--help"], prog_name="dlf", standalone_mode=False)
