@@ -90,8 +90,7 @@ def settings(task: Task) -> dict[str, Any]:
 
 def train(task: Task, watch: Watch) -> None:
     """Run the command with a display that listens."""
-    from dlf.__main__ import main  # isort: split -- first, as in the command
-
+    import dlf.__main__ as command  # what the script `dlf` imports
     from dlf import display
 
     config = Path(task.scratch) / "experiment.yaml"  # JSON is YAML
@@ -104,7 +103,7 @@ def train(task: Task, watch: Watch) -> None:
 
     display.training = training
     try:
-        main(["train", str(config), "--runs-dir", str(Path(task.scratch) / "runs"), "--json"])
+        command.main(["train", str(config), "--runs-dir", str(Path(task.scratch) / "runs"), "--json"])
     except SystemExit as end:
         if end.code:
             raise
