@@ -6,6 +6,7 @@ whose bounds are written here, so that every expected message follows from them.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
+from dlf import registry as registry_module
 from dlf.config import REGISTRIES
 from dlf.registry import (
     Component,
@@ -159,10 +161,24 @@ def test_a_malformed_component_is_refused_when_it_is_registered(
 
 
 @pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.kind)
-def test_no_source_is_searched_for_models_that_have_none(registry: Registry[Any]) -> None:
-    """pydantic would look through every loaded module, once a component: seconds at every start of a command."""
-    for name in registry.names():
-        assert not registry.get(name).model.model_config["use_attribute_docstrings"]
+def test_no_source_is_searched_for_models_that_have_none(
+    registry: Registry[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a schema reads any, that of sections which were written: Python would look through every loaded module."""
+    read: list[type] = []
+    real = inspect.getsource
+
+    def noted(section: type) -> str:
+        read.append(section)
+        return real(section)
+
+    monkeypatch.setattr(inspect, "getsource", noted)
+    registry_module._texts.cache_clear()
+    models = {registry.get(name).model for name in registry.names()}
+    assert not read
+    registry.json_schema()
+    assert registry.base in read
+    assert not models & set(read)
 
 
 # --- what is said of a wrong value ----------------------------------------------------------------------------------

@@ -149,7 +149,8 @@ def test_constant_columns_are_warned_of(train: Train, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,b,c\n" + rows)
     told = Told()
     train({**SMALL, "data": {"type": "csv", "path": str(tmp_path / "t.csv"), "target": "c"}}, display=told)
-    assert told.warnings == ["warning: 1 input columns never vary in the training part and tell nothing: b"]
+    about = [warning for warning in told.warnings if "columns" in warning]  # the doctor may find more to say
+    assert about == ["warning: 1 input columns never vary in the training part and tell nothing: b"]
 
 
 def test_train_log_has_every_message_and_a_line_an_epoch(train: Train) -> None:

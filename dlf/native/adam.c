@@ -24,7 +24,7 @@ INLINE Vector every(double number) { return (float)number - (Vector){0}; }
 static void update(const Adam *adam, size_t tensor, size_t from, size_t count) {
     const double step = *adam->steps[tensor];
     const double first = 1 - pow(adam->beta1, step), second = 1 - pow(adam->beta2, step);
-    const Vector size = every(adam->rate / first), scale = every(sqrt(second)), epsilon = every(adam->epsilon);
+    const Vector size = every(adam->rate / first), scale = every(1 / sqrt(second)), epsilon = every(adam->epsilon);
     const Vector share1 = every(1 - adam->beta1), beta2 = every(adam->beta2), share2 = every(1 - adam->beta2);
     const Vector decay = every(adam->decay), kept = every(1 - adam->rate * adam->decay);
     for (size_t i = from; i < from + count; i += LANES) {
@@ -37,7 +37,7 @@ static void update(const Adam *adam, size_t tensor, size_t from, size_t count) {
             g += p * decay;
         m += share1 * (g - m);
         v = v * beta2 + share2 * g * g;
-        p -= size * m / (root(v) / scale + epsilon);
+        p -= size * m / (root(v) * scale + epsilon);
         store_part(adam->parameters[tensor] + i, p, left);
         store_part(adam->means[tensor] + i, m, left);
         store_part(adam->squares[tensor] + i, v, left);
