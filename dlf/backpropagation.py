@@ -14,7 +14,7 @@ recording it, on conversions, and on memory for results that are as large in eve
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -39,6 +39,7 @@ _ONE_PASS = _one_pass()
 _KNOWN_AS = {"relu": "relu", "identity": "none"}
 _ITS_NUMBERS = (torch.float32, torch.bfloat16)
 _PAYS_FROM = 2**20  # multiply-adds: a smaller product is over before that pass is set up
+_TILES_PAY_FROM = 2**20  # weights of a layer: with fewer, what stands around torch's products takes longer than they do
 
 
 class Backpropagation(Protocol):
@@ -112,7 +113,9 @@ class Chain:
 class Link(ABC):
     """A linear layer of a chain and the dropout before it, with the memory that it keeps from step to step."""
 
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter, layer: Linear, dropout: Dropout | None) -> None:
+    def __init__(self, layer: Linear, dropout: Dropout | None) -> None:
+        weight, bias = layer.weight, layer.bias
+        assert isinstance(bias, nn.Parameter)
         self.parameters = weight, bias
         self.weight, self.bias = weight.detach(), bias.detach()
         self.gradients = torch.empty_like(weight), torch.empty_like(bias)
@@ -165,9 +168,9 @@ class TorchLink(Link):
     """By torch's operators. `weight` and `bias` are in the numbers of the products: the parameters themselves, or
     copies that are rounded anew in every step into the same memory."""
 
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter, layer: Linear, dropout: Dropout | None) -> None:
-        super().__init__(weight, bias, layer, dropout)
-        self.products = layer.products or weight.dtype
+    def __init__(self, layer: Linear, dropout: Dropout | None) -> None:
+        super().__init__(layer, dropout)
+        self.products = layer.products or self.weight.dtype
         self.weight, self.bias = self.weight.to(self.products), self.bias.to(self.products)
 
     def forward(self, x: Tensor, shift: float = 0.0) -> Tensor:
@@ -210,10 +213,8 @@ class CompiledLink(Link):
     Only the factors are rounded: what lies between two products, and every gradient, is float32.
     """
 
-    def __init__(
-        self, weight: nn.Parameter, bias: nn.Parameter, layer: Linear, dropout: Dropout | None, level: native.Level
-    ) -> None:
-        super().__init__(weight, bias, layer, dropout)
+    def __init__(self, layer: Linear, dropout: Dropout | None, level: native.Level) -> None:
+        super().__init__(layer, dropout)
         self.level = level
         self.relu = self.known_as == "relu"
         self.batch = 0
@@ -257,9 +258,10 @@ def _links(network: Network) -> list[Link] | None:
     """The chain that the network's layers form; None where they form none, or where autograd has the better kernels."""
     links: list[Link] = []
     dropout = None
+    level = _level([layer for layer in network.layers if isinstance(layer, Linear)])
     for layer in network.layers:
         if isinstance(layer, Linear) and layer.bias is not None and _is_plain(layer):
-            links.append(_link(layer, dropout))
+            links.append(TorchLink(layer, dropout) if level is None else CompiledLink(layer, dropout, level))
             dropout = None
         elif isinstance(layer, Dropout) and dropout is None:
             dropout = layer
@@ -268,15 +270,20 @@ def _links(network: Network) -> list[Link] | None:
     return links if links and dropout is None else None
 
 
+def _level(layers: Sequence[Linear]) -> native.Level | None:
+    """For which instructions the products of these layers are compiled; None where they are left to torch.
+
+    So are large ones in bfloat16 where a processor has tiles (AMX): they multiply eight times as fast as vectors do.
+    """
+    kinds = {layer.products or layer.weight.dtype for layer in layers}
+    if len(kinds) != 1 or any(layer.weight.dtype != torch.float32 for layer in layers):
+        return None
+    largest = max(layer.weight.numel() for layer in layers)
+    if kinds == {torch.bfloat16} and largest >= _TILES_PAY_FROM and torch.cpu._is_amx_tile_supported():
+        return None
+    return native.level(*kinds)
+
+
 def _is_plain(layer: Linear) -> bool:
     derivative_is_known = "back" in ACTIVATIONS.get(layer.activation.type).facts
     return derivative_is_known and all(p.requires_grad and p.device.type == "cpu" for p in layer.parameters())
-
-
-def _link(layer: Linear, dropout: Dropout | None) -> Link:
-    weight, bias = layer.weight, layer.bias
-    assert isinstance(bias, nn.Parameter)
-    level = native.level(layer.products or weight.dtype) if weight.dtype == torch.float32 else None
-    if level is None:
-        return TorchLink(weight, bias, layer, dropout)
-    return CompiledLink(weight, bias, layer, dropout, level)

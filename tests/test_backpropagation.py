@@ -220,6 +220,28 @@ def test_the_comparison_rejects_a_shift_that_is_lost() -> None:
     assert compiled_against_float64(CHAINS["no hidden layer"], "float32", BATCH, lose, pixels=True) > 0.1
 
 
+@pytest.mark.parametrize(
+    ("units", "numbers", "tiles", "own"),
+    [
+        (1024, "bfloat16", True, False),
+        (1024, "bfloat16", False, True),
+        (1024, "float32", True, True),
+        (1023, "bfloat16", True, True),
+    ],
+)
+def test_large_products_are_left_to_a_processors_tiles(
+    units: int, numbers: str, tiles: bool, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    monkeypatch.setattr(native, "level", lambda products: "avx2")
+    layers = [linear(1024), linear(units), linear(CLASSES, "identity")]
+    network = network_of(*layers, dtype=torch.float32)
+    precision.apply(network, numbers)  # type: ignore[arg-type]
+    way = backpropagation(network)
+    assert isinstance(way, Chain)
+    assert way.compiled == own
+
+
 def ungated(chain: Chain) -> None:
     link = chain.links[0]
     assert isinstance(link, CompiledLink)

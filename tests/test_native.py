@@ -197,6 +197,20 @@ def test_relu_and_its_gate_pass_nan_and_infinity_as_torch_does(level: native.Lev
     torch.testing.assert_close(c, torch.ops.aten.threshold_backward(a, gate, 0), rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("level", PLAIN + ROUNDED or NONE)
+@pytest.mark.parametrize("by_column", [False, True])
+@pytest.mark.parametrize("place", [0, 6, 99])
+def test_where_four_rows_are_zero_nothing_is_multiplied(level: native.Level, by_column: bool, place: int) -> None:
+    """Not even by infinity, which shows it. In the other groups of four rows it is multiplied, by 0 as well: NaN."""
+    a, b = torch.ones(12, 100), torch.ones(100, 40)
+    a[:, ::2], a[:, place], a[4:8, place], a[0, place], b[place] = 0, 1, 0, 0, math.inf
+    expected = torch.full((12,), math.inf)
+    expected[4:8], expected[0] = a[4].sum(), math.nan
+    a, c = a.t().contiguous().t() if by_column else a, torch.empty(12, 40)
+    native.Product(level, a, b, c)(a, b)
+    torch.testing.assert_close(c, expected[:, None].expand_as(c), rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("level", ROUNDED or NONE)
 @pytest.mark.parametrize("by_column", [False, True])
 def test_numbers_are_rounded_to_bfloat16_as_torch_does(level: native.Level, by_column: bool) -> None:
