@@ -66,9 +66,10 @@ def read(folder: str, samples: int) -> Samples:
 
     raw = Path(folder) / "MNIST" / "raw"
     # IDX: 16 bytes of header before images, 8 before labels
-    x, y, x_test, y_test = (np.fromfile(raw / name, np.uint8, offset=16 if "images" in name else 8) for name in FILES)
-    x, y = x.reshape(-1, 784)[:samples], y.astype(np.int64)[:samples]
-    return Samples(x, y, x_test.reshape(-1, 784), y_test.astype(np.int64))
+    parts = [np.fromfile(raw / name, np.uint8, offset=16 if "images" in name else 8) for name in FILES]
+    x, x_test = parts[0].reshape(-1, 784)[:samples], parts[2].reshape(-1, 784)
+    y, y_test = parts[1].astype(np.int64)[:samples], parts[3].astype(np.int64)
+    return Samples(x, y, x_test, y_test)
 
 
 def normalized(x: NDArray[np.uint8]) -> NDArray[np.float32]:
