@@ -20,8 +20,8 @@ from dlf.errors import DataError
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
-def read_idx(data: bytes, name: str | Path) -> Array:
-    """The array that IDX bytes hold, in the byte order of this machine; read-only and without a copy for bytes.
+def read_idx(data: bytes | memoryview, name: str | Path) -> Array:
+    """The array that IDX bytes hold, in the byte order of this machine; single bytes stay where they are.
 
     `name` is the file that an error names. Raises DataError for a bad magic number, dimensions that do not fit the
     number of bytes, a file that is short or long. Everything is checked before anything is allocated.

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
+
+import numpy as np
 
 from dlf.errors import DataError
 from dlf.registry import did_you_mean
@@ -31,13 +36,28 @@ def existing(path: str, *, folder: bool = False) -> Path:
 
 def read_bytes(path: Path, limit: int | None = None) -> bytes:
     """The bytes of a file; DataError where it cannot be read or holds more than `limit` bytes."""
+    with _opened(path, limit) as (file, _):
+        return file.read()
+
+
+def read_buffer(path: Path, limit: int) -> memoryview:
+    """The same in memory that may be written to: what an array is made of that becomes a tensor without a copy."""
+    with _opened(path, limit) as (file, size):
+        buffer = np.empty(size, np.uint8).data
+        return buffer[: file.readinto(buffer)]
+
+
+@contextmanager
+def _opened(path: Path, limit: int | None) -> Iterator[tuple[BufferedReader, int]]:
+    """The file and its size."""
     try:
-        size = path.stat().st_size
-        if limit is not None and size > limit:
-            raise DataError(
-                f"{path} has {size:,} bytes, but at most {limit:,} are expected; it is not the file it claims."
-            )
-        return path.read_bytes()
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if limit is not None and size > limit:
+                raise DataError(
+                    f"{path} has {size:,} bytes, but at most {limit:,} are expected; it is not the file it claims."
+                )
+            yield file, size
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 

@@ -28,7 +28,7 @@ from dlf.datasets.download import (
     missing,
 )
 from dlf.datasets.idx import gunzip, read_idx
-from dlf.datasets.local import read_bytes
+from dlf.datasets.local import read_buffer, read_bytes
 from dlf.errors import DataError
 
 _SHAPE = (1, 28, 28)
@@ -171,10 +171,10 @@ def _samples(
     return Samples(images[:, None], labels)
 
 
-def _bytes(source: Source, name: str, path: Path, wanted: Sequence[str]) -> bytes:
+def _bytes(source: Source, name: str, path: Path, wanted: Sequence[str]) -> bytes | memoryview:
     """The unpacked bytes of one file: as it lies there, else from its packed form, else from the network."""
     if path.is_file():
-        return read_bytes(path, _MAX_BYTES)
+        return read_buffer(path, _MAX_BYTES)
     unpack: Callable[..., bytes] = _from_zip if name == "emnist" else _from_gzip
     data = unpack(source, name, path, wanted)
     source.tell(f"{name}: unpacked {path.name}")
