@@ -61,6 +61,14 @@ def backpropagation(network: Network) -> Backpropagation:
     return Autograd(network) if links is None else Chain(network, links)
 
 
+def compiled_forward(network: Network) -> Callable[[Tensor], Tensor] | None:
+    """network(x) by the compiled products that it is trained with, without a graph; None where it has none."""
+    links = _links(network)
+    if links is None or not (chain := Chain(network, links)).compiled:
+        return None
+    return lambda x: chain.forward(x).clone()
+
+
 @dataclass(frozen=True)
 class Autograd:
     """For every network, everywhere: torch records the forward pass and walks it back."""
@@ -91,14 +99,19 @@ class Chain:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, y: Tensor, loss: BoundLoss) -> tuple[Tensor, Tensor]:
-        a, shift = self._normalized(x)
-        for link in self.links:
-            a, shift = link.forward(a, shift), 0.0
-        output = a.to(self.network.inputs_mean.dtype)
+        output = self.forward(x)
         value, g = loss.with_gradient(output, self.network.scaled(y))
         for link in reversed(self.links):
             g = link.backward(g, further=link is not self.links[0])
         return output, value
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, units), in memory that the next batch may write over."""
+        a, shift = self._normalized(x)
+        for link in self.links:
+            a, shift = link.forward(a, shift), 0.0
+        return a.to(self.network.inputs_mean.dtype)
 
     def _normalized(self, x: Tensor) -> tuple[Tensor, float]:
         """What the first link takes: a, and what is to be added to it."""
@@ -124,7 +137,11 @@ class Link(ABC):
         self.back: Callable[..., Tensor] = ACTIVATIONS.get(layer.activation.type).facts["back"]
         self.known_as = _KNOWN_AS.get(layer.activation.type)
         self.dropout = dropout
-        self.drops = dropout is not None and dropout.drop > 0
+
+    @property
+    def drops(self) -> bool:
+        """Whether some of what comes in is dropped."""
+        return self.dropout is not None and self.dropout.drop > 0 and self.dropout.training
 
     def forward(self, x: Tensor, shift: float = 0.0) -> Tensor:
         """f((x + shift) W^T + b) for x (batch, in): (batch, units), in memory that the next step may write over.

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dlf import native
-from dlf.backpropagation import Backpropagation, backpropagation
+from dlf.backpropagation import Backpropagation, backpropagation, compiled_forward
 from dlf.capture import Graph, Step, captured
 from dlf.data import Data, Part, batches, by_class, mix, order
 from dlf.errors import DivergedError
@@ -28,7 +28,9 @@ from dlf.model import Network
 from dlf.streamed import Streamed
 from dlf.updates import update_of
 
-EVALUATION_BATCH = 2048  # large enough to be limited by arithmetic; fixed, so that every evaluation gives equal bits
+# Large enough to be limited by arithmetic, small enough for 32 MiB of inputs. They depend on nothing but the shape of a
+# sample, so that every evaluation gives equal bits.
+EVALUATION_BATCH, EVALUATION_INPUTS = 1024, 2**23
 
 Record = Mapping[str, Any]
 Metrics = Callable[[Tensor, Tensor], Mapping[str, Any]]
@@ -213,9 +215,13 @@ def headline(network: Network, output: Tensor, y: Tensor, task: Task) -> Tensor 
 @torch.no_grad()
 def outputs(network: Network, x: Tensor | Streamed) -> Tensor:
     """What the network says of samples as they were read, in evaluation mode: (n, units), in large batches."""
+    size = max(1, min(EVALUATION_BATCH, EVALUATION_INPUTS // max(1, math.prod(x.shape[1:]))))
     training = network.training
     network.eval()
-    parts = [network(x[start : start + EVALUATION_BATCH]) for start in range(0, len(x), EVALUATION_BATCH)]
+    compiled = compiled_forward(network)
+    forward = compiled or network
+    with native.helpers() if compiled else nullcontext():
+        parts = [forward(x[start : start + size]) for start in range(0, len(x), size)]
     network.train(training)
     return torch.cat(parts) if parts else torch.empty(0)
 

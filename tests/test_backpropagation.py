@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dlf import native, precision
 from dlf.activations import ACTIVATIONS
-from dlf.backpropagation import Autograd, Chain, CompiledLink, backpropagation
+from dlf.backpropagation import Autograd, Chain, CompiledLink, backpropagation, compiled_forward
 from dlf.data import Normalization
 from dlf.engine import fit
 from dlf.inits import INITS
@@ -193,6 +193,33 @@ def compiled_against_float64(
 @pytest.mark.parametrize("name", CHAINS)
 def test_compiled_products_give_the_gradients_of_autograd(name: str, numbers: str, size: int) -> None:
     assert compiled_against_float64(CHAINS[name], numbers, size, lambda chain: None) < TOLERANCE[numbers]
+
+
+@pytest.mark.parametrize("numbers", TOLERANCE)
+@pytest.mark.parametrize("name", CHAINS)
+def test_compiled_products_say_what_the_network_says(name: str, numbers: str) -> None:
+    """Forward alone, as evaluation asks, for batches of several sizes, each in memory of its own."""
+    network = network_of(*CHAINS[name], dtype=torch.float32)
+    precision.apply(network, numbers)  # type: ignore[arg-type]
+    if not compiled(network).compiled:
+        pytest.skip("this processor does not multiply bfloat16")
+    exact, (x, _) = reference(network, numbers).eval(), batch(size=300)
+    forward = compiled_forward(network.eval())
+    assert forward is not None
+    found = torch.cat([forward(part) for part in torch.split(x, 128)])
+    assert not found.requires_grad
+    assert deviation({"output": found}, {"output": exact(x)}) < TOLERANCE[numbers]
+    network.train()  # a variant that goes on dropping
+    drops = any(layer.dropout is not None and layer.drops for layer in compiled(network).links)
+    assert drops == ("dropout" in name and name != "dropout of nothing")
+    if drops:
+        assert deviation({"output": forward(x)}, {"output": exact(x)}) > 0.1
+
+
+def test_a_network_without_compiled_products_has_no_compiled_forward() -> None:
+    assert compiled_forward(network_of(linear(8), linear(CLASSES, "identity"), dtype=torch.float64)) is None
+    norm = LAYERS.make("batch_norm")
+    assert compiled_forward(network_of(linear(8), norm, linear(CLASSES, "identity"), dtype=torch.float32)) is None
 
 
 @pytest.mark.parametrize("numbers", TOLERANCE)

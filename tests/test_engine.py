@@ -209,13 +209,18 @@ def test_a_change_of_the_numbers_shows(task: str, assembled: Assembled) -> None:
 # --- looking changes nothing ----------------------------------------------------------------------------------------
 
 
-def test_evaluation_does_not_depend_on_its_batches(assembled: Assembled, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = {**DROPOUT, "model": {"layers": [{"type": "linear", "units": 8}, "batch_norm", "dropout"]}}
+@pytest.mark.parametrize("between", [[], ["batch_norm"]], ids=["chain", "no chain"])
+@pytest.mark.parametrize("limit", [{"EVALUATION_BATCH": 7}, {"EVALUATION_INPUTS": 7 * 4}], ids=["samples", "inputs"])
+def test_evaluation_does_not_depend_on_its_batches(
+    between: list[str], limit: dict[str, int], assembled: Assembled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {**DROPOUT, "model": {"layers": [{"type": "linear", "units": 8}, *between, "dropout"]}}
     experiment, state = assembled(config)
     part = experiment.data.train
     list(fit(state, experiment, epochs=1, history=[]))
     whole = evaluate(state.network, experiment, part)
-    monkeypatch.setattr(engine, "EVALUATION_BATCH", 7)
+    for name, value in limit.items():
+        monkeypatch.setattr(engine, name, value)
     pieces = evaluate(state.network.train(), experiment, part)  # the mode that it is found in does not matter
     assert pieces == pytest.approx(whole, rel=100 * 2**-24)
     monkeypatch.setattr(torch.nn.Module, "eval", lambda self: self)  # a variant that forgets the mode

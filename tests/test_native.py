@@ -478,6 +478,18 @@ def test_helpers_leave_torch_its_threads(threads: Callable[[int], None]) -> None
     assert torch.get_num_threads() == 3
 
 
+@compiled
+def test_helpers_within_helpers_change_nothing(threads: Callable[[int], None]) -> None:
+    """As when an epoch's steps are interrupted to measure: the rest of them would else be made by one thread."""
+    threads(3)
+    with native.helpers():
+        with native.helpers():
+            assert native._library().dlf_threads() == 3  # type: ignore[union-attr]
+        assert native._library().dlf_threads() == 3  # type: ignore[union-attr]
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 3
+
+
 FORKING = """
 import os, torch
 from dlf import native

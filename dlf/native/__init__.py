@@ -23,6 +23,8 @@ from dlf.native.sources import fingerprint
 
 LIBRARY = Path(__file__).parent / "kernels.so"
 
+_HELPED: list[int] = []  # torch's threads before `helpers`, within it
+
 Level = Literal["avx2", "avx512", "bfloat16"]  # the instruction sets that the C files are compiled for
 
 _size, _pointer, _double = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_double
@@ -113,14 +115,22 @@ def _kernel(name: str, level: Level | None) -> Callable[..., int]:
 
 @contextmanager
 def helpers() -> Iterator[None]:
-    """Compute with as many threads as torch does, which meanwhile takes one: else the threads of both would compete."""
+    """Compute with as many threads as torch does, which meanwhile takes one: else the threads of both would compete.
+
+    Within this another changes nothing: an epoch's steps may be interrupted to measure.
+    """
+    if _HELPED:
+        yield
+        return
     library, threads = _library(), torch.get_num_threads()
     assert isinstance(library, ctypes.PyDLL), "there is a level"
     library.dlf_use_threads(_size(threads))
     torch.set_num_threads(1)
+    _HELPED.append(threads)
     try:
         yield
     finally:
+        _HELPED.clear()
         torch.set_num_threads(threads)
 
 

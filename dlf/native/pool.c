@@ -98,7 +98,7 @@ EXPORTED void dlf_use_threads(size_t wanted) {
     pthread_mutex_unlock(&mutex);
 }
 
-size_t dlf_threads(void) {
+EXPORTED size_t dlf_threads(void) {
     const uint32_t wanted = atomic_load(&helpers_wanted);
     return 1 + (wanted < helpers ? wanted : helpers);
 }
