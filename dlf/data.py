@@ -22,6 +22,8 @@ from dlf.datasets.files import FileArray, Rows, chunks
 from dlf.errors import DataError, DataMissingError, RunError
 from dlf.streamed import Streamed
 
+SORTED_AT_ONCE = 2**20  # samples, in whole batches: sorting takes several times the memory of what is sorted
+
 
 @dataclass(frozen=True)
 class Part:
@@ -304,8 +306,10 @@ def by_class(order: Tensor, labels: Tensor, size: int, classes: int) -> Tensor:
     A step is the same but for its roundings. What is 0 in one sample, a pixel or a unit, is then more often 0 in its
     neighbours too, and dlf's own products leave out what is 0 in four of them (dlf/native/product.c).
     """
-    batch = torch.arange(len(order), device=order.device) // size
-    return order[(batch * classes + labels.to(order.device)[order]).argsort(stable=True)]
+    labels = labels.to(order.device)
+    batch = torch.arange(min(len(order), max(size, SORTED_AT_ONCE // size * size)), device=order.device) // size
+    parts = torch.split(order, len(batch))
+    return torch.cat([part[(batch[: len(part)] * classes + labels[part]).argsort(stable=True)] for part in parts])
 
 
 def batches(part: Part, order: Tensor, size: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from dlf import data as data_module
 from dlf.data import Data, by_class, load, measure_inputs, measure_targets, mix, order, prepare, reload, split
 from dlf.datasets import DATASETS, DataSection, Dataset, Samples
 from dlf.errors import DataError, DataMissingError, RunError
@@ -240,8 +241,10 @@ def test_mnist_has_the_statistics_that_everybody_quotes(mnist: Path) -> None:
     assert (len(data.train), len(data.test)) == (60_000, 10_000)
 
 
-def test_samples_of_a_class_follow_each_other_within_a_batch() -> None:
-    """The batches stay, the last one smaller; so does the order within a class."""
+@pytest.mark.parametrize("at_once", [2**20, 33, 1])
+def test_samples_of_a_class_follow_each_other_within_a_batch(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batches stay, the last one smaller; so does the order within a class. However many are sorted at once."""
+    monkeypatch.setattr(data_module, "SORTED_AT_ONCE", at_once)
     visited, labels = order(50, 0, 0), torch.arange(50) % 3
     grouped = by_class(visited, labels, 16, 3)
     batches = [batch.tolist() for batch in torch.split(visited, 16)]
