@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,17 @@ def test_evaluation_does_not_depend_on_its_batches(
     assert pieces == pytest.approx(whole, rel=100 * 2**-24)
     monkeypatch.setattr(torch.nn.Module, "eval", lambda self: self)  # a variant that forgets the mode
     assert evaluate(state.network.train(), experiment, part)["loss"] != pytest.approx(whole["loss"], rel=1e-3)
+
+
+def test_several_threads_of_python_may_evaluate_at_once(assembled: Assembled) -> None:
+    """Compiled products and their helpers are there once in a process."""
+    experiment, state = assembled({**DROPOUT, "model": {"layers": [{"type": "linear", "units": 300}]}})
+    part, threads = experiment.data.train, torch.get_num_threads()
+    expected = evaluate(state.network, experiment, part)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: evaluate(state.network, experiment, part), range(100)))
+    assert found == [expected] * 100
+    assert torch.get_num_threads() == threads
 
 
 def test_an_empty_part_has_no_numbers(assembled: Assembled) -> None:

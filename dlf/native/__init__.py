@@ -10,6 +10,7 @@ alone. A call holds Python's lock, so calls come one at a time.
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -23,7 +24,7 @@ from dlf.native.sources import fingerprint
 
 LIBRARY = Path(__file__).parent / "kernels.so"
 
-_HELPED: list[int] = []  # torch's threads before `helpers`, within it
+_HELPING = threading.Lock()  # held within `helpers`
 
 Level = Literal["avx2", "avx512", "bfloat16"]  # the instruction sets that the C files are compiled for
 
@@ -117,21 +118,22 @@ def _kernel(name: str, level: Level | None) -> Callable[..., int]:
 def helpers() -> Iterator[None]:
     """Compute with as many threads as torch does, which meanwhile takes one: else the threads of both would compete.
 
-    Within this another changes nothing: an epoch's steps may be interrupted to measure.
+    Within this another changes nothing: an epoch's steps are interrupted to measure, and several threads of Python may
+    measure at once.
     """
-    if _HELPED:
+    if not _HELPING.acquire(blocking=False):
         yield
         return
-    library, threads = _library(), torch.get_num_threads()
-    assert isinstance(library, ctypes.PyDLL), "there is a level"
-    library.dlf_use_threads(_size(threads))
-    torch.set_num_threads(1)
-    _HELPED.append(threads)
+    threads = torch.get_num_threads()
     try:
+        library = _library()
+        assert isinstance(library, ctypes.PyDLL), "there is a level"
+        library.dlf_use_threads(_size(threads))
+        torch.set_num_threads(1)
         yield
     finally:
-        _HELPED.clear()
         torch.set_num_threads(threads)
+        _HELPING.release()
 
 
 class Product:
