@@ -13,6 +13,7 @@ recording it, on conversions, and on memory for results that are as large in eve
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -61,10 +62,17 @@ def backpropagation(network: Network) -> Backpropagation:
     return Autograd(network) if links is None else Chain(network, links)
 
 
-def compiled_forward(network: Network) -> Callable[[Tensor], Tensor] | None:
-    """network(x) by the compiled products that it is trained with, without a graph; None where it has none."""
-    links = _links(network)
+def compiled_forward(network: Network, shape: Sequence[int]) -> Callable[[Tensor], Tensor] | None:
+    """network.eval()(x) for samples x of this shape on the CPU, by the compiled products that it is trained with.
+
+    Whether the network is in training makes no difference. None where it has no such products, or where the samples are
+    not as wide as its first layer: torch then says what is wrong, and compiled products would read what is not theirs.
+    """
+    links = _links(network, dropping=False)
     if links is None or not (chain := Chain(network, links)).compiled:
+        return None
+    flattens = any(isinstance(layer, nn.Flatten) for layer in network.layers)
+    if math.prod(shape) != links[0].weight.shape[1] or not (flattens or len(shape) == 1):
         return None
     return lambda x: chain.forward(x).clone()
 
@@ -137,11 +145,7 @@ class Link(ABC):
         self.back: Callable[..., Tensor] = ACTIVATIONS.get(layer.activation.type).facts["back"]
         self.known_as = _KNOWN_AS.get(layer.activation.type)
         self.dropout = dropout
-
-    @property
-    def drops(self) -> bool:
-        """Whether some of what comes in is dropped."""
-        return self.dropout is not None and self.dropout.drop > 0 and self.dropout.training
+        self.drops = dropout is not None and dropout.drop > 0
 
     def forward(self, x: Tensor, shift: float = 0.0) -> Tensor:
         """f((x + shift) W^T + b) for x (batch, in): (batch, units), in memory that the next step may write over.
@@ -240,6 +244,7 @@ class CompiledLink(Link):
         assert shift == 0 or not self.drops
         if len(x) != self.batch:
             self._prepare(len(x))
+        assert x.shape == self.g.shape  # nothing in C would see it
         return super().forward(x.contiguous(), shift)
 
     def _prepare(self, batch: int) -> None:
@@ -271,14 +276,18 @@ class CompiledLink(Link):
         return self.g
 
 
-def _links(network: Network) -> list[Link] | None:
-    """The chain that the network's layers form; None where they form none, or where autograd has the better kernels."""
+def _links(network: Network, *, dropping: bool = True) -> list[Link] | None:
+    """The chain that the network's layers form; None where they form none, or where autograd has the better kernels.
+
+    `dropping` as in training.
+    """
     links: list[Link] = []
     dropout = None
     level = _level([layer for layer in network.layers if isinstance(layer, Linear)])
     for layer in network.layers:
         if isinstance(layer, Linear) and layer.bias is not None and _is_plain(layer):
-            links.append(TorchLink(layer, dropout) if level is None else CompiledLink(layer, dropout, level))
+            drop = dropout if dropping else None
+            links.append(TorchLink(layer, drop) if level is None else CompiledLink(layer, drop, level))
             dropout = None
         elif isinstance(layer, Dropout) and dropout is None:
             dropout = layer
@@ -303,4 +312,6 @@ def _level(layers: Sequence[Linear]) -> native.Level | None:
 
 def _is_plain(layer: Linear) -> bool:
     derivative_is_known = "back" in ACTIVATIONS.get(layer.activation.type).facts
-    return derivative_is_known and all(p.requires_grad and p.device.type == "cpu" for p in layer.parameters())
+    return derivative_is_known and all(
+        p.requires_grad and p.device.type == "cpu" and p.is_contiguous() for p in layer.parameters()
+    )

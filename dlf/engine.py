@@ -216,13 +216,17 @@ def headline(network: Network, output: Tensor, y: Tensor, task: Task) -> Tensor 
 def outputs(network: Network, x: Tensor | Streamed) -> Tensor:
     """What the network says of samples as they were read, in evaluation mode: (n, units), in large batches."""
     size = max(1, min(EVALUATION_BATCH, EVALUATION_INPUTS // max(1, math.prod(x.shape[1:]))))
-    training = network.training
-    network.eval()
-    compiled = compiled_forward(network)
-    forward = compiled or network
-    with native.helpers() if compiled else nullcontext():
-        parts = [forward(x[start : start + size]) for start in range(0, len(x), size)]
-    network.train(training)
+    starts, training = range(0, len(x), size), network.training
+    compiled = None if isinstance(x, Tensor) and x.device.type != "cpu" else compiled_forward(network, x.shape[1:])
+    if compiled is not None:
+        with native.helpers():
+            parts = [compiled(x[start : start + size]) for start in starts]
+    else:
+        network.eval()
+        try:
+            parts = [network(x[start : start + size]) for start in starts]
+        finally:
+            network.train(training)
     return torch.cat(parts) if parts else torch.empty(0)
 
 

@@ -16,7 +16,7 @@ from dlf import native, precision
 from dlf.activations import ACTIVATIONS
 from dlf.backpropagation import Autograd, Chain, CompiledLink, backpropagation, compiled_forward
 from dlf.data import Normalization
-from dlf.engine import fit
+from dlf.engine import fit, outputs
 from dlf.inits import INITS
 from dlf.layers import LAYERS, fill_defaults, initialise, stack
 from dlf.losses import BoundLoss
@@ -204,22 +204,53 @@ def test_compiled_products_say_what_the_network_says(name: str, numbers: str) ->
     if not compiled(network).compiled:
         pytest.skip("this processor does not multiply bfloat16")
     exact, (x, _) = reference(network, numbers).eval(), batch(size=300)
-    forward = compiled_forward(network.eval())
+    forward = compiled_forward(network.train(), (INPUTS,))  # drops nothing all the same
     assert forward is not None
     found = torch.cat([forward(part) for part in torch.split(x, 128)])
     assert not found.requires_grad
     assert deviation({"output": found}, {"output": exact(x)}) < TOLERANCE[numbers]
-    network.train()  # a variant that goes on dropping
-    drops = any(layer.dropout is not None and layer.drops for layer in compiled(network).links)
+    drops = any(link.drops for link in compiled(network).links)
     assert drops == ("dropout" in name and name != "dropout of nothing")
-    if drops:
-        assert deviation({"output": forward(x)}, {"output": exact(x)}) > 0.1
+    if drops:  # a variant that goes on dropping
+        assert deviation({"output": compiled(network).forward(x)}, {"output": exact(x)}) > 0.1
+
+
+def plain(*, flatten: bool = False) -> Network:
+    """Linear layers with compiled products, where there are any."""
+    before = [LAYERS.make("flatten")] if flatten else []
+    return network_of(*before, linear(8), linear(CLASSES, "identity"), dtype=torch.float32)
 
 
 def test_a_network_without_compiled_products_has_no_compiled_forward() -> None:
-    assert compiled_forward(network_of(linear(8), linear(CLASSES, "identity"), dtype=torch.float64)) is None
+    layers = [linear(8), linear(CLASSES, "identity")]
+    assert compiled_forward(network_of(*layers, dtype=torch.float64), (INPUTS,)) is None
     norm = LAYERS.make("batch_norm")
-    assert compiled_forward(network_of(linear(8), norm, linear(CLASSES, "identity"), dtype=torch.float32)) is None
+    assert compiled_forward(network_of(layers[0], norm, layers[1], dtype=torch.float32), (INPUTS,)) is None
+    view = plain()
+    first = view.layers[0]
+    assert isinstance(first, Linear)
+    first.weight = nn.Parameter(torch.randn(8, 2 * INPUTS)[:, :INPUTS])
+    assert compiled_forward(view, (INPUTS,)) is None
+
+
+@pytest.mark.parametrize("shape", [(INPUTS - 1,), (INPUTS + 1,), (1,), (), (2, INPUTS), (2, INPUTS // 2)], ids=str)
+def test_samples_of_another_width_are_left_to_torch(shape: tuple[int, ...]) -> None:
+    """Compiled products would read what is not theirs. Torch refuses them, or knows what to do with further axes."""
+    network, x = plain(), torch.randn(3, *shape)
+    assert compiled_forward(network, shape) is None
+    if shape[-1:] == (INPUTS,):
+        assert torch.equal(outputs(network, x), network(x))
+        return
+    with pytest.raises((RuntimeError, IndexError)):
+        outputs(network, x)
+    assert network.training  # as it was found
+
+
+def test_samples_with_axes_are_flattened_where_the_network_does_so() -> None:
+    compiled(plain())
+    forward, x = compiled_forward(plain(flatten=True), (2, INPUTS // 2)), torch.randn(3, 2, INPUTS // 2)
+    assert forward is not None
+    assert torch.allclose(forward(x), plain(flatten=True)(x), atol=1e-5)
 
 
 @pytest.mark.parametrize("numbers", TOLERANCE)

@@ -15,8 +15,9 @@ import torch
 from conftest import Assembled, Train
 from numpy.typing import NDArray
 
-from dlf import engine
+from dlf import backpropagation, engine
 from dlf.api import Silent
+from dlf.backpropagation import compiled_forward
 from dlf.commands.evaluate import evaluate_run
 from dlf.data import Part, order
 from dlf.engine import TrainState, check_finite, evaluate, fit, outputs, reserve, train_step
@@ -224,18 +225,24 @@ def test_evaluation_does_not_depend_on_its_batches(
         monkeypatch.setattr(engine, name, value)
     pieces = evaluate(state.network.train(), experiment, part)  # the mode that it is found in does not matter
     assert pieces == pytest.approx(whole, rel=100 * 2**-24)
-    monkeypatch.setattr(torch.nn.Module, "eval", lambda self: self)  # a variant that forgets the mode
+    links = backpropagation._links  # a variant that drops, in both ways to evaluate
+    monkeypatch.setattr(backpropagation, "_links", lambda network, dropping=True: links(network))
+    monkeypatch.setattr(torch.nn.Module, "eval", lambda self: self)
     assert evaluate(state.network.train(), experiment, part)["loss"] != pytest.approx(whole["loss"], rel=1e-3)
 
 
 def test_several_threads_of_python_may_evaluate_at_once(assembled: Assembled) -> None:
-    """Compiled products and their helpers are there once in a process."""
-    experiment, state = assembled({**DROPOUT, "model": {"layers": [{"type": "linear", "units": 300}]}})
+    """There is one set of helpers in a process, and nobody's evaluation drops units because another one ends."""
+    experiment, state = assembled(DROPOUT)
+    state.network.train()
+    if compiled_forward(state.network, experiment.data.spec.shape) is None:
+        pytest.skip("without compiled products the mode of the network is switched for an evaluation")
     part, threads = experiment.data.train, torch.get_num_threads()
     expected = evaluate(state.network, experiment, part)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: evaluate(state.network, experiment, part), range(100)))
     assert found == [expected] * 100
+    assert state.network.training
     assert torch.get_num_threads() == threads
 
 

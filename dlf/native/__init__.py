@@ -228,7 +228,7 @@ def normalized(x: Tensor, mean: Tensor, scale: Tensor, *, keep_zeros: bool = Fal
     With `keep_zeros` y is 0 where x is, if x are bytes with one mean that is at most `scale`: then no digit is lost by
     subtracting later. Else shift is 0. None for such x or mean as it is not written for.
     """
-    samples, features = len(x), x[0].numel()
+    samples, features = len(x), x.shape[1:].numel()
     if x.dtype not in {torch.uint8, torch.float32} or mean.numel() not in {1, features}:
         return None
     if not all(each.is_contiguous() for each in (x, mean, scale)):
