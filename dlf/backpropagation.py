@@ -8,7 +8,8 @@ of the loss by the output,
     backward   d_i = g_i f'(a_i)    dW_i = d_i^T a_{i-1}    db_i = sum of d_i over the batch    g_{i-1} = d_i W_i
 
 is all that there is to do. Autograd does the same, and on a CPU it spends up to a fifth of a small network's step on
-recording it, on conversions, and on memory for results that are as large in every step (benchmarks/README.md).
+recording it, on conversions, and on memory for results that are as large in every step (benchmarks/README.md). Where
+the products are compiled, evaluation goes forward by the same ones.
 """
 
 from __future__ import annotations
@@ -68,12 +69,12 @@ def compiled_forward(network: Network, shape: Sequence[int]) -> Callable[[Tensor
     Whether the network is in training makes no difference. None where it has no such products, or where the samples are
     not as wide as its first layer: torch then says what is wrong, and compiled products would read what is not theirs.
     """
-    links = _links(network, dropping=False)
-    if links is None or not (chain := Chain(network, links)).compiled:
+    if _level(network) is None or (links := _links(network, dropping=False)) is None:
         return None
     flattens = any(isinstance(layer, nn.Flatten) for layer in network.layers)
     if math.prod(shape) != links[0].weight.shape[1] or not (flattens or len(shape) == 1):
         return None
+    chain = Chain(network, links)
     return lambda x: chain.forward(x).clone()
 
 
@@ -283,7 +284,7 @@ def _links(network: Network, *, dropping: bool = True) -> list[Link] | None:
     """
     links: list[Link] = []
     dropout = None
-    level = _level([layer for layer in network.layers if isinstance(layer, Linear)])
+    level = _level(network)
     for layer in network.layers:
         if isinstance(layer, Linear) and layer.bias is not None and _is_plain(layer):
             drop = dropout if dropping else None
@@ -296,11 +297,12 @@ def _links(network: Network, *, dropping: bool = True) -> list[Link] | None:
     return links if links and dropout is None else None
 
 
-def _level(layers: Sequence[Linear]) -> native.Level | None:
-    """For which instructions the products of these layers are compiled; None where they are left to torch.
+def _level(network: Network) -> native.Level | None:
+    """For which instructions the products of its linear layers are compiled; None where they are left to torch.
 
     So are large ones in bfloat16 where a processor has tiles (AMX): they multiply eight times as fast as vectors do.
     """
+    layers = [layer for layer in network.layers if isinstance(layer, Linear)]
     kinds = {layer.products or layer.weight.dtype for layer in layers}
     if len(kinds) != 1 or any(layer.weight.dtype != torch.float32 for layer in layers):
         return None

@@ -34,6 +34,7 @@ from dataset_files import (
 )
 
 from dlf.datasets import DATASETS, Dataset, Source
+from dlf.datasets.idx import read_idx
 from dlf.datasets.mnist import _published, _published_archive
 from dlf.errors import DataError, DataMissingError
 
@@ -118,6 +119,16 @@ def test_the_real_mnist() -> None:
     # the mean and standard deviation that everybody quotes, to the four places in which they are quoted
     assert f"{dataset.train.x.mean() / 255:.4f} {dataset.train.x.std() / 255:.4f}" == "0.1307 0.3081"
     assert dataset.train.y[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]  # torchvision's documentation shows 5, 0, 4
+
+
+def test_what_lies_unpacked_is_read_into_memory_that_may_be_written_to(tmp_path: Path) -> None:
+    """So that it becomes a tensor without a copy."""
+    mnist_like(tmp_path, "KMNIST")
+    x = load("kmnist", tmp_path).train.x
+    assert isinstance(x, np.ndarray)
+    assert x.flags.writeable
+    file = tmp_path / "KMNIST" / "raw" / MNIST_FILES[0]
+    assert not read_idx(file.read_bytes(), file).flags.writeable  # as it was
 
 
 # --- packed, and from the network -----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -229,6 +229,37 @@ def test_evaluation_does_not_depend_on_its_batches(
     monkeypatch.setattr(backpropagation, "_links", lambda network, dropping=True: links(network))
     monkeypatch.setattr(torch.nn.Module, "eval", lambda self: self)
     assert evaluate(state.network.train(), experiment, part)["loss"] != pytest.approx(whole["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("between", [[], ["batch_norm"]], ids=["chain", "no chain"])
+@pytest.mark.parametrize(
+    ("limits", "size"), [((7, 2**23), 7), ((1024, 7 * 4 + 3), 7), ((1024, 1), 1)], ids=["samples", "inputs", "one"]
+)
+def test_a_batch_of_an_evaluation_is_bounded(
+    limits: tuple[int, int], size: int, between: list[str], assembled: Assembled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By samples, and by numbers: iris has 4 a sample. So is its memory, however large the samples are."""
+
+    class Counted:
+        """As Streamed does: samples are there when they are asked for."""
+
+        shape = (100, 4)
+        asked: ClassVar[list[int]] = []
+
+        def __len__(self) -> int:
+            return 100
+
+        def __getitem__(self, place: slice) -> torch.Tensor:
+            part = torch.zeros(self.shape)[place]
+            self.asked.append(len(part))
+            return part
+
+    layers = [{"type": "linear", "units": 8}, *between]
+    _, state = assembled({**IRIS, "model": {"layers": layers}})
+    monkeypatch.setattr(engine, "EVALUATION_BATCH", limits[0])
+    monkeypatch.setattr(engine, "EVALUATION_INPUTS", limits[1])
+    assert len(outputs(state.network, Counted())) == 100  # type: ignore[arg-type]
+    assert (max(Counted.asked), sum(Counted.asked)) == (size, 100)
 
 
 def test_several_threads_of_python_may_evaluate_at_once(assembled: Assembled) -> None:
